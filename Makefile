@@ -1,0 +1,57 @@
+# Each target is described behind its ##; `make` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PORT ?= 5000
+.DEFAULT_GOAL := help
+.PHONY: help setup demo train sweep ui tensorboard test test-rest lint lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED)  ## make .venv with everything that requirements.lock names, and Thaw itself
+
+# Bytecode is compiled by all cores afterwards, which is quicker than one file at a time and makes imports quick.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Thaw needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation --editable .
+	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1
+	@touch $@
+
+demo: setup  ## six runs on the digits that ship with scikit-learn, as a table and side by side in MLflow
+	$(BIN)/python train.py -m backbone=effnetb0,xception unfreeze=0,20,30
+
+train: setup  ## one run: make train args="backbone=vgg16 unfreeze=4"
+	$(BIN)/python train.py $(args)
+
+sweep: setup  ## every combination: make sweep args="backbone=vgg16,resnet50 fraction=10,100"
+	$(BIN)/python train.py -m $(args)
+
+ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)
+	$(BIN)/python -m thaw.ui --port $(PORT)
+
+tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PORT=6006)
+	@echo "TensorBoard: http://127.0.0.1:$(if $(filter 5000,$(PORT)),6006,$(PORT))"
+	$(BIN)/tensorboard --logdir mlruns --host 127.0.0.1 --port $(if $(filter 5000,$(PORT)),6006,$(PORT))
+
+test: setup  ## the fast tests
+	$(BIN)/pytest -m "not real and not slow"
+
+test-rest: setup  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
+	$(BIN)/pytest -m "real or slow" -rs
+
+lint: setup  ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lock: setup  ## requirements.lock anew from pyproject.toml, for Python 3.11 to 3.13
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
+
+clean:  ## remove the environment and caches; what runs left in mlruns/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,223 @@
+"""The frozen part's outputs, computed once and kept on disk.
+
+Every epoch, stage, depth and run of a sweep would compute the same frozen layers on the same images. Here each is
+computed once; what crosses the frontier lies in files that training reads as memory-mapped arrays. An entry is named
+by all that its numbers depend on, written beside its place and renamed into it, and checked before it is used.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from filelock import ReadWriteLock, Timeout
+
+from thaw import config, pipeline
+from thaw.data import Split
+from thaw.network import Cut, Depth, Network
+from thaw.pipeline import Views
+
+FORMAT = 1  # of an entry; raise it when what an entry holds changes
+
+
+class Activations:
+    """What crosses the frontiers of one network. As a context it keeps the entries that it gave out in their place.
+
+    Args:
+        folder: has one folder for each entry.
+        settings: whether to keep anything, how much, and in which type.
+        network: whose frozen parts these are.
+        depths: those that the runs of a sweep unfreeze; images are read once for the deepest, and what crosses nearer
+            to the end is computed from there.
+        say: takes a line that a person should see.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: config.Activations,
+        network: Network,
+        depths: list[Depth],
+        say: Callable[[str], None],
+    ):
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
+        self.folder, self.settings, self.network, self.say = folder, settings, network, say
+        numbers = sorted({depth for depth in depths if depth != "all"}, reverse=True)
+        self.deepest = [cut for cut in map(network.cut, numbers) if cut.frozen is not None]
+        self.held = ExitStack()
+
+    def __enter__(self) -> "Activations":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.held.close()
+
+    def training_batches(
+        self, cut: Cut, split: Split, batch_size: int, epochs: range, seed: tuple[int, int], views: Views
+    ) -> tf.data.Dataset:
+        """As `pipeline.training_batches`, but of what crosses `cut` in place of images, kept where that can be."""
+        numbers = {views.number(epoch) for epoch in epochs}
+        reason = self._refusal(cut, len(split), len(numbers))
+        if reason:
+            self.say(f"Trains without kept activations: {reason}.")
+            images = pipeline.training_batches(split, self.network.size, batch_size, epochs, seed, views)
+            return images if cut.frozen is None else images.map(_through(cut))
+        kept = {number: self._kept(cut, split, views, number) for number in sorted(numbers, key=lambda n: n or 0)}
+        return pipeline.array_batches(
+            lambda epoch: kept[views.number(epoch)], split.labels, batch_size, pipeline.orders(len(split), epochs, seed)
+        )
+
+    def evaluation_batches(self, cut: Cut, split: Split, batch_size: int) -> tf.data.Dataset:
+        """As `pipeline.evaluation_batches`, but of what crosses `cut` in place of images."""
+        if self._refusal(cut, len(split), 1):
+            images = pipeline.evaluation_batches(split, self.network.size, batch_size)
+            return images if cut.frozen is None else images.map(_through(cut))
+        kept = self._kept(cut, split, pipeline.PLAIN, None)
+        return pipeline.array_batches(lambda _: kept, split.labels, batch_size, [(0, np.arange(len(split)))])
+
+    def _refusal(self, cut: Cut, images: int, views: int) -> str | None:
+        """Why nothing can be kept for that cut and that many images and views; None where it can."""
+        if cut.frozen is None:
+            return "every layer trains"
+        if not self.settings.keep:
+            return "activations=off"
+        gigabytes = views * images * self._width(cut) / 1e9
+        if gigabytes > self.settings.max_gigabytes:
+            return (
+                f"{views} views of {images} images would take {gigabytes:.1f} GB, and "
+                f"activations.max_gigabytes={self.settings.max_gigabytes:g}"
+            )
+        return None
+
+    def _width(self, cut: Cut) -> int:
+        """The bytes of one image."""
+        values = sum(int(np.prod(tensor.shape[1:])) for tensor in cut.frozen.outputs)
+        return values * np.dtype(self.settings.dtype).itemsize
+
+    def _kept(self, cut: Cut, split: Split, views: Views, number: int | None) -> list[np.ndarray]:
+        """What crosses `cut` for every image of `split`, computed first if it is not there.
+
+        Returns:
+            For each tensor a memory-mapped array (images, ...) of `settings.dtype`.
+        """
+        name = self._name(cut, split, views, number)
+        lock = ReadWriteLock(self.folder / "locks" / f"{name}.db")
+        while True:
+            lock.acquire_read()
+            arrays = self._open(name)
+            if arrays is not None:
+                self.held.callback(lock.release)
+                os.utime(self.folder / name)
+                return arrays
+            lock.release()
+            with lock.write_lock():
+                if self._open(name) is None:  # else another process has just computed it
+                    self._write(name, len(split), self._computed(cut, split, views, number))
+
+    def _computed(self, cut: Cut, split: Split, views: Views, number: int | None) -> Iterator[list[np.ndarray]]:
+        """The outputs in the order of `split`, batch by batch, from a deeper cut where there is one."""
+        for deeper in self.deepest:
+            between = self.network.between(deeper, cut)
+            if between is not None and self._refusal(deeper, len(split), 1) is None:
+                arrays = self._kept(deeper, split, views, number)
+                batches = pipeline.array_batches(
+                    lambda _, arrays=arrays: arrays, split.labels, pipeline.BATCH, [(0, np.arange(len(split)))]
+                )
+                return _outputs(between, batches)
+        return _outputs(cut.frozen, pipeline.view_batches(split, self.network.size, views, number))
+
+    def _name(self, cut: Cut, split: Split, views: Views, number: int | None) -> str:
+        parts = {
+            "backbone": [self.network.backbone.model.name, self.network.backbone.digest],
+            "cut": [type(self.network.head[0]).__name__, *cut.tensors],
+            "images": [self.network.size, split.digest()],
+            "view": None if number is None else [views.policy.model_dump(), views.seed, number],
+            "kept": [self.settings.dtype, FORMAT, tf.__version__, keras.__version__],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _open(self, name: str) -> list[np.ndarray] | None:
+        """The arrays of an entry; None where there is none or it is damaged."""
+        entry = self.folder / name
+        if not entry.is_dir():
+            return None
+        try:
+            digests = json.loads((entry / "digests.json").read_text())
+            for file, digest in digests.items():
+                if _digest(entry / file) != digest:
+                    raise ValueError(f"{file} is not what was written")
+            return [np.load(entry / file, mmap_mode="r") for file in digests]
+        except (OSError, ValueError) as error:
+            self.say(f"Kept activations are damaged and are computed again ({error}).")
+            os.replace(entry, entry.with_suffix(".partial"))
+            return None
+
+    def _write(self, name: str, images: int, batches: Iterator[list[np.ndarray]]) -> None:
+        partial = self.folder / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        arrays: list[np.memmap] = []
+        for first, tensors in zip(range(0, images, pipeline.BATCH), batches, strict=True):
+            if not arrays:
+                arrays = [
+                    np.lib.format.open_memmap(
+                        partial / f"{n}.npy", "w+", self.settings.dtype, (images, *each.shape[1:])
+                    )
+                    for n, each in enumerate(tensors)
+                ]
+                self._make_room(sum(array.nbytes for array in arrays) / 1e9)
+            for array, tensor in zip(arrays, tensors, strict=True):
+                array[first : first + pipeline.BATCH] = tensor[: images - first]
+        for array in arrays:
+            array.flush()
+        files = [f"{n}.npy" for n in range(len(arrays))]
+        (partial / "digests.json").write_text(json.dumps({file: _digest(partial / file) for file in files}))
+        os.replace(partial, self.folder / name)
+
+    def _make_room(self, gigabytes: float) -> None:
+        """Remove the entries that were used longest ago until there is room, but none that anybody reads."""
+        entries = [each for each in self.folder.iterdir() if (each / "digests.json").exists()]
+        taken = {each: sum(file.stat().st_size for file in each.iterdir()) / 1e9 for each in entries}
+        total = sum(taken.values()) + gigabytes
+        for entry in sorted(entries, key=lambda each: each.stat().st_mtime):
+            if total <= self.settings.max_gigabytes:
+                return
+            lock = ReadWriteLock(self.folder / "locks" / f"{entry.name}.db")
+            try:
+                with lock.write_lock(blocking=False):
+                    shutil.rmtree(entry)
+                total -= taken[entry]
+            except (Timeout, RuntimeError):  # read by another process, or by this one
+                continue
+
+
+def _through(cut: Cut) -> Callable:
+    """What maps batches of images to what crosses `cut`; filled up to a multiple of 8 images, as in a frozen pass."""
+
+    def mapped(images, labels, weights):
+        count = images.shape[0]
+        filled = tf.concat([images, images[: -count % 8]], 0) if count >= 8 else tf.repeat(images, 8, 0)[:8]
+        tensors = keras.tree.flatten(cut.frozen(filled, training=False))
+        return _single([tensor[:count] for tensor in tensors]), labels, weights
+
+    return mapped
+
+
+def _outputs(model: keras.Model, batches: tf.data.Dataset) -> Iterator[list[np.ndarray]]:
+    forward = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
+    return ([tensor.numpy() for tensor in forward(inputs)] for inputs, *_ in batches)
+
+
+def _single(tensors: list):
+    return tuple(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,189 @@
+"""A name -> the Keras Applications model without its top, its preprocessing, and its weights."""
+
+import contextlib
+import hashlib
+import inspect
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from urllib.error import URLError
+
+import keras
+import numpy as np
+
+from thaw import config
+from thaw.config import nearest
+from thaw.errors import ThawError
+
+REACH_SECONDS = 5.0  # for a first answer of the host that has the weights
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network.
+
+    Attributes:
+        model: takes preprocessed images float32 (batch, size, size, 3), gives float32 feature maps.
+        preprocess: takes pixels in [0, 255] to what `model` wants; works on symbolic tensors.
+        weights: what the weights are: imagenet, random or file.
+        digest: SHA-256 of the initial weights.
+    """
+
+    model: keras.Model
+    preprocess: Callable
+    weights: str
+    digest: str
+
+
+def load(
+    backbone: config.Backbone, weights: config.Weights, size: int, seed: int, images: Iterable[np.ndarray]
+) -> Backbone:
+    """Build the backbone and give it its weights.
+
+    Args:
+        backbone: which network.
+        weights: which weights.
+        size: of the images, px a side.
+        seed: of random weights.
+        images: batches of training images, float32 (batch, size, size, 3) in [0, 255]; random weights take their
+            batch-norm statistics from them, other weights leave them alone.
+
+    Raises:
+        ThawError: there is no such network, or its weights cannot be had or do not fit.
+    """
+    module, constructor = _application(backbone.name)
+    arguments = {"include_top": False, "input_shape": (size, size, 3)}
+    if backbone.alpha is not None:
+        if "alpha" not in inspect.signature(constructor).parameters:
+            raise ThawError(
+                f"{backbone.name} has no width to set, received backbone.alpha={backbone.alpha}; leave it out"
+            )
+        arguments["alpha"] = backbone.alpha
+    keras.utils.set_random_seed(seed)
+    source, model = weights.source, None
+    try:
+        if source in ("auto", "imagenet"):
+            source, model = _imagenet(constructor, arguments, fall_back=source == "auto")
+        if model is None:
+            model = constructor(weights=None, **arguments)
+    except ValueError as error:
+        raise ThawError(f"{backbone.name} cannot be built so: {' '.join(str(error).split())}") from error
+    if source == "file":
+        _read_file(model, weights.path)
+    if source == "random":
+        _set_statistics(model, (module.preprocess_input(batch.copy()) for batch in images))
+    return Backbone(model, module.preprocess_input, source, digest(model))
+
+
+def digest(model: keras.Model) -> str:
+    """SHA-256 over the names, shapes and bytes of all of a model's weights."""
+    found = hashlib.sha256()
+    for variable in model.weights:
+        found.update(f"{variable.path} {tuple(variable.shape)}".encode())
+        found.update(np.ascontiguousarray(variable.numpy()))
+    return found.hexdigest()
+
+
+def _application(name: str) -> tuple[ModuleType, Callable[..., keras.Model]]:
+    """The module of Keras Applications that has the network, and the function that builds it."""
+    modules = [each for each in vars(keras.applications).values() if hasattr(each, "preprocess_input")]
+    found = {
+        attribute: module
+        for module in modules
+        for attribute, value in vars(module).items()
+        if callable(value) and attribute[0].isupper()
+    }
+    if name not in found:
+        raise ThawError(f"Keras Applications has no network backbone.name={name}{nearest(name, sorted(found))}")
+    return found[name], getattr(found[name], name)
+
+
+def _imagenet(
+    constructor: Callable[..., keras.Model], arguments: dict, fall_back: bool
+) -> tuple[str, keras.Model | None]:
+    """The network with ImageNet weights; or, where they cannot be had and it may fall back, none."""
+    try:
+        with _hurried_downloads():
+            return "imagenet", constructor(weights="imagenet", **arguments)
+    except Exception as error:
+        # Keras raises a bare Exception for a download that fails and a ValueError for one that is damaged.
+        reason = " ".join(str(error).split())
+        if not any(sign in reason for sign in ("URL fetch failure", "Incomplete or corrupted", "timed out")):
+            raise
+        if fall_back:
+            print(
+                "WARNING: ImageNet weights cannot be had here, so the backbone starts from RANDOM weights; its "
+                f"results say nothing about pretrained ones ({reason})",
+                flush=True,
+            )
+            return "random", None
+        raise ThawError(
+            f"weights=imagenet cannot be downloaded ({reason}); connect once, or give weights=file "
+            "weights.path=... or weights=random"
+        ) from error
+
+
+@contextlib.contextmanager
+def _hurried_downloads() -> Iterator[None]:
+    """Within it, a download whose host cannot be reached in a few seconds fails, rather than hang on the network."""
+
+    class Hurried(urllib.request.HTTPSHandler):
+        def https_open(self, request):
+            host, _, port = request.host.partition(":")
+            if not _reachable(host, int(port or 443), REACH_SECONDS):
+                raise URLError(f"{host} cannot be reached")
+            request.timeout = 60  # seconds without a byte
+            return super().https_open(request)
+
+    urllib.request.install_opener(urllib.request.build_opener(Hurried))
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(None)
+
+
+def _reachable(host: str, port: int, seconds: float) -> bool:
+    """Whether the host takes a connection in time; looking up its name counts, which no socket timeout covers."""
+    connected = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), seconds):
+            connected.set()
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(seconds)
+    return connected.is_set()
+
+
+def _read_file(model: keras.Model, path: str | None) -> None:
+    if path is None or not Path(path).expanduser().is_file():
+        raise ThawError(f"weights.path={path} is not a file; give the weights of the backbone without its top")
+    try:
+        model.load_weights(Path(path).expanduser())
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ThawError(f"weights.path={path} does not fit {model.name} ({reason}); give its own weights") from error
+
+
+def _set_statistics(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
+    """Set the moving statistics of every batch normalisation to their mean over `batches`."""
+    normalisations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    if not normalisations:
+        return
+    usual = [layer.momentum for layer in normalisations], [layer.rate for layer in dropouts]
+    for layer in dropouts:
+        layer.rate = 0.0
+    for number, batch in enumerate(batches):
+        for layer in normalisations:
+            layer.momentum = number / (number + 1)  # makes the moving average a plain mean
+        model(batch, training=True)
+    for layer, momentum in zip(normalisations, usual[0], strict=True):
+        layer.momentum = momentum
+    for layer, rate in zip(dropouts, usual[1], strict=True):
+        layer.rate = rate

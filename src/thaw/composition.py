@@ -1,0 +1,109 @@
+"""What Thaw adds to Hydra: where a checkout keeps its runs, the experiment group, and errors that teach.
+
+Hydra knows configuration only; nothing here knows of data, training or tracking.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from thaw.config import keys, nearest
+from thaw.errors import ThawError
+
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ and experiments/
+CONF = ROOT / "conf"
+
+
+def register() -> None:
+    """Tell Hydra about the checkout: its store `mlruns/`, and `experiments/` as a group.
+
+    Both live in the ConfigStore, which Hydra hands on to the workers of every launcher, so that they
+    hold from any folder. Each launch gets folders of its own, even within one second.
+
+    Raises:
+        ThawError: an experiment file is not YAML.
+    """
+    launch = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}"
+    folders = {
+        "store": str(ROOT / "mlruns"),
+        "hydra": {
+            "run": {"dir": f"${{store}}/runs/{launch}"},
+            "sweep": {"dir": f"${{store}}/sweeps/{launch}", "subdir": "${hydra.job.num}"},
+        },
+    }
+    store = ConfigStore.instance()
+    store.store(name="project", node=folders, package="_global_", provider="thaw")
+    for path in sorted((ROOT / "experiments").rglob("*.yaml")):
+        group = Path("experiment", path.relative_to(ROOT / "experiments").parent).as_posix()
+        try:
+            node = OmegaConf.load(path)
+        except Exception as error:
+            raise ThawError(f"{path} is not YAML: {error}") from error
+        store.store(group=group, name=path.stem, node=node, package="_global_", provider="thaw")
+
+
+def parse(lines: Iterable[str]) -> list[Override]:
+    """Overrides as Hydra reads them; of two for one key the later holds."""
+    return list({each.key_or_group: each for each in OverridesParser.create().parse_overrides(list(lines))}.values())
+
+
+def swept(task_overrides: Iterable[str], sweeper_params: dict | None) -> list[Override]:
+    """The overrides of a sweep that take several values, from an experiment and from the command line."""
+    params = [f"{key}={value}" for key, value in (sweeper_params or {}).items()]
+    return [each for each in parse([*params, *task_overrides]) if each.is_sweep_override()]
+
+
+def values(overrides: list[Override]) -> dict[str, list[str]]:
+    """The keys of a sweep and the values of each, as texts; none where a sweeper draws them from an interval."""
+    return {each.key_or_group: list(each.sweep_string_iterator()) if _listed(each) else [] for each in overrides}
+
+
+def samples(task_overrides: Iterable[str], overrides: list[Override]) -> Iterator[DictConfig]:
+    """Configurations in which every value of a sweep occurs, the other keys at their first; within Hydra's main."""
+    fixed = [each.input_line for each in parse(task_overrides) if not each.is_sweep_override()]
+    found = {key: listed for key, listed in values(overrides).items() if listed}
+    first = {key: listed[0] for key, listed in found.items()}
+    choices = [{**first, key: value} for key, listed in found.items() for value in listed] or [{}]
+    for choice in choices:
+        yield compose("config", [*fixed, *(f"{key}={value}" for key, value in choice.items())])
+
+
+def size(overrides: list[Override]) -> int | None:
+    """How many runs the product of `overrides` has; None where a sweeper draws."""
+    counts = [len(found) for found in values(overrides).values()]
+    return math.prod(counts) if all(counts) else None
+
+
+def _listed(override: Override) -> bool:
+    return override.is_choice_sweep() or override.is_range_sweep() or override.is_discrete_sweep()
+
+
+def explain(error: Exception) -> str | None:
+    """One sentence for a composition that failed, with the nearest right name; None for other errors."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        choices = ", ".join(error.options)
+        return f"{group}={option} does not exist; choose one of {choices}{nearest(option, list(error.options))}"
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None
+    message = " ".join(str(error).split())
+    unknown = re.match(r"Could not override '(?:.*@)?([^']+)'", message)
+    if not unknown:
+        return message
+    key = unknown[1]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        known = [*keys(OmegaConf.to_container(compose("config"))), "experiment", "debug"]
+    if key in known:
+        return f"{message} {error.__cause__ or ''}".strip()
+    return f"{key} is no key of the configuration{nearest(key, known)}"

@@ -1,0 +1,207 @@
+"""The schema of `conf/`: every key, its type and its range.
+
+Hydra composes, `Config` is built once from the result, and what lies behind it reads attributes of
+known types: no `cfg.get(key, default)` anywhere. Nothing else of ours is imported here but the error.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from thaw.errors import ThawError
+
+Percent = Annotated[float, Field(gt=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, types are not guessed, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Backbone(Section):
+    """A pretrained network of Keras Applications, by its name there; sizes in px, a side."""
+
+    name: str
+    image_size: int = Field(ge=1)
+    smallest_size: int = Field(ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+
+
+class Weights(Section):
+    """Where the backbone's initial weights come from."""
+
+    source: Literal["auto", "imagenet", "random", "file"]
+    path: str | None = None
+
+
+class Dataset(Section):
+    """The pictures; `image_size` in px a side, null for the backbone's own."""
+
+    source: Literal["digits", "folder"]
+    name: str | None
+    path: str | None
+    image_size: int | None = Field(ge=1)
+    images_per_class: int | None = Field(ge=1)
+
+
+class Augmentation(Section):
+    """How far a view may stray from its image: shares of a full turn, of the scale, of a side.
+
+    `views` is how many views of each image there are, which epochs go through in turn; null for one an epoch.
+    """
+
+    name: str
+    flip: bool
+    rotation: Share
+    zoom: float = Field(ge=0, lt=1)
+    translation: Share
+    views: int | None = Field(ge=1)
+
+
+class Head(Section):
+    """What is put on the backbone; `hidden` is the units of a ReLU layer, 0 for none."""
+
+    pooling: Literal["avg", "max", "flatten"]
+    hidden: int = Field(ge=0)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Stage(Section):
+    """One compile and fit."""
+
+    epochs: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
+    patience: int | None = Field(ge=1)
+    fraction: Percent
+
+
+class Training(Section):
+    """Both stages, and which epoch's weights each hands on."""
+
+    batch_size: int = Field(ge=1)
+    evaluate: Literal["best", "last"]
+    head: Stage
+    finetune: Stage
+
+
+class Tracking(Section):
+    """Where runs are recorded."""
+
+    uri: str | None
+    experiment: str | None
+    model: bool
+
+
+class Activations(Section):
+    """Whether the frozen part's outputs are kept on disk, how much of them, and in which type."""
+
+    keep: bool
+    max_gigabytes: float = Field(ge=0)
+    dtype: Literal["float32", "float16"]
+
+
+class Config(Section):
+    """Everything that one run is made of."""
+
+    store: str
+    backbone: Backbone
+    weights: Weights
+    dataset: Dataset
+    augmentation: Augmentation
+    head: Head
+    training: Training
+    activations: Activations
+    tracking: Tracking
+    fraction: Percent
+    unfreeze: Annotated[int, Field(ge=0)] | Literal["all"]
+    seed: int = Field(ge=0, lt=2**31)
+    threads: int | None = Field(ge=1)
+    question: str | None
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> "Config":
+        if self.image_size < self.backbone.smallest_size:
+            raise ValueError(
+                f"{self.backbone.name} needs images of {self.backbone.smallest_size} px or more, received "
+                f"dataset.image_size={self.image_size}; set dataset.image_size={self.backbone.smallest_size} or larger"
+            )
+        if self.training.head.epochs == 0 and (self.unfreeze == 0 or self.training.finetune.epochs == 0):
+            raise ValueError("no stage has an epoch to train; set training.head.epochs=1 or more")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """The side in px of the images that the network takes."""
+        return self.dataset.image_size or self.backbone.image_size
+
+    @property
+    def dataset_name(self) -> str:
+        """What to call the dataset: its name, or else the last part of its path."""
+        return self.dataset.name or Path(self.dataset.path).resolve().name
+
+
+def check(composed: DictConfig) -> Config:
+    """Build the typed configuration from what Hydra composed.
+
+    Raises:
+        ThawError: a key is unknown or missing, or a value has the wrong type or is out of range.
+    """
+    try:
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or str(error)
+        raise ThawError(f"{key} has no value; give one with {key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ThawError(f"The configuration does not resolve: {error}") from error
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        sentences = dict.fromkeys(_sentence(detail, values) for detail in error.errors())
+        raise ThawError("; ".join(sentences)) from error
+
+
+def keys(values: dict, prefix: str = "") -> list[str]:
+    """Every dotted key of a nested configuration, groups included."""
+    found = []
+    for name, value in values.items():
+        found.append(prefix + name)
+        if isinstance(value, dict):
+            found += keys(value, f"{prefix}{name}.")
+    return found
+
+
+def nearest(name: str, allowed: list[str]) -> str:
+    """A question that names the most similar allowed word, or nothing where none is similar."""
+    by_last = {key.rpartition(".")[2]: key for key in reversed(allowed)}
+    close = difflib.get_close_matches(name, allowed, n=1) or [
+        by_last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1)
+    ]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(detail: dict, values: dict) -> str:
+    """One of pydantic's findings, as received, allowed, what to do."""
+    # A union adds the tried type to the place; only the parts that are keys say where.
+    known = set(keys(values))
+    place = ""
+    for part in map(str, detail["loc"]):
+        longer = f"{place}.{part}" if place else part
+        if longer in known:
+            place = longer
+    if detail["type"] == "extra_forbidden":
+        allowed = sorted(known - {place})
+        return f"{place} is no key of the configuration{nearest(place, allowed)}"
+    if detail["type"] == "missing":
+        return f"{'.'.join(map(str, detail['loc']))} is missing from the configuration"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    if place == "unfreeze":
+        return f"unfreeze={detail['input']} is not allowed; give a number of layers from 0 up, or all"
+    return f"{place}={detail['input']} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"

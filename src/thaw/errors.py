@@ -1,0 +1,31 @@
+"""The one exception that is meant for people, and how exceptions are put into words, without secrets."""
+
+import re
+
+
+class ThawError(Exception):
+    """Something a person can mend.
+
+    Its message is one sentence that says what was received, what is allowed and what to do. It is
+    shown without a traceback; any other exception is a defect of ours and keeps its traceback.
+    """
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell a person of an error that they can mend; None for a defect, which needs its traceback."""
+    text = str(error)
+    if isinstance(error, ThawError):
+        return redact(text)
+    # An error raised while tf.data reads an image comes back as text inside one of TensorFlow's.
+    inside = re.search(r"^ThawError: (.*)$", text, re.MULTILINE)
+    if inside:
+        return inside[1]
+    # HDF5, SQLite and TensorFlow each report a full disk in their own exception.
+    if re.search(r"No space left on device|errno = 28\b|disk is full|Disk quota exceeded", text):
+        return "The disk is full; make room and give the same command again"
+    return None
+
+
+def redact(text: str) -> str:
+    """`text` with the user and the password of every address in it left out."""
+    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)

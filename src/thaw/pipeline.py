@@ -1,0 +1,196 @@
+"""Images -> float32 batches, the same in training, evaluation and serving.
+
+Every batch is full: CPU kernels for other sizes round differently, so the last one is filled up with images that
+weigh nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from thaw.augmentation import view
+from thaw.config import Augmentation
+from thaw.data import Split
+from thaw.errors import ThawError
+
+BATCH = 32  # images in one batch of a frozen pass; a multiple of 8, as these give an image the same bits
+SAMPLE = 512  # images: enough for the statistics of batch normalisation
+
+
+def read(source: Path | np.ndarray, size: int) -> np.ndarray:
+    """One image, from a file or from pixels.
+
+    Returns:
+        uint8 (size, size, 3) in RGB, squeezed to a square as `keras.utils.image_dataset_from_directory` does.
+
+    Raises:
+        ThawError: the file does not decode.
+    """
+    if isinstance(source, np.ndarray):
+        return _square(Image.fromarray(source), size)
+    try:
+        with Image.open(source) as image:
+            image.draft("RGB", (2 * size, 2 * size))  # lets JPEG skip detail that resizing would drop anyway
+            return _square(ImageOps.exif_transpose(image), size)
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ThawError(f"{source} does not decode as an image ({reason}); mend or remove it") from error
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which view of the images each epoch shows.
+
+    Attributes:
+        policy: how views stray from images.
+        seed: of the run.
+        count: how many views there are; epochs go through them in turn. None: as many as epochs.
+    """
+
+    policy: Augmentation
+    seed: int
+    count: int | None
+
+    def number(self, epoch: int) -> int | None:
+        """The view of that epoch; None where views are the images as they are."""
+        if not (self.policy.flip or self.policy.rotation or self.policy.zoom or self.policy.translation):
+            return None
+        return epoch % self.count if self.count else epoch
+
+
+PLAIN = Views(Augmentation(name="none", flip=False, rotation=0, zoom=0, translation=0, views=None), 0, None)
+
+
+def orders(images: int, epochs: range, seed: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each epoch's number and the order in which it shows the images, fixed by the number and the seed alone.
+
+    Args:
+        images: how many there are.
+        epochs: their numbers.
+        seed: of the run and of the stage.
+    """
+    for epoch in epochs:
+        yield epoch, np.random.default_rng([*seed, epoch]).permutation(images)
+
+
+def training_batches(
+    split: Split, size: int, batch_size: int, epochs: range, seed: tuple[int, int], views: Views
+) -> tf.data.Dataset:
+    """The batches of several epochs in a row, each epoch in an order and with views of its own.
+
+    Args:
+        split: the images to train on.
+        size: of an image, px a side.
+        batch_size: images a batch.
+        epochs: the numbers of the epochs; an epoch's order and view depend on its number alone.
+        seed: of the run and of the stage; they set the order.
+        views: which view belongs to which epoch.
+
+    Returns:
+        As many batches in each epoch of float32 images (batch, size, size, 3) in [0, 255], int32 labels (batch,) and
+        float32 weights (batch,), 0 where an image only fills the batch up.
+    """
+
+    def places() -> Iterator[tuple[np.ndarray, ...]]:
+        for epoch, order in orders(len(split), epochs, seed):
+            rows, weights = _filled(order, batch_size)
+            yield rows, weights, np.full(len(rows), -1 if views.number(epoch) is None else views.number(epoch))
+
+    signature = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int64))
+    dataset = tf.data.Dataset.from_generator(places, output_signature=signature).unbatch()
+    batches = len(epochs) * -(-len(split) // batch_size)
+    return _images(dataset, split, size, batch_size, views).apply(tf.data.experimental.assert_cardinality(batches))
+
+
+def evaluation_batches(split: Split, size: int, batch_size: int) -> tf.data.Dataset:
+    """Every image of `split` once, in order and as it is; batches as in `training_batches`."""
+    return _in_order(split, size, batch_size, PLAIN, None)
+
+
+def view_batches(split: Split, size: int, views: Views, number: int | None) -> tf.data.Dataset:
+    """One view of every image of `split`, in order, in batches for the frozen pass."""
+    return _in_order(split, size, BATCH, views, number)
+
+
+def array_batches(
+    arrays: Callable[[int], Sequence[np.ndarray]],
+    labels: np.ndarray,
+    batch_size: int,
+    orders: Iterable[tuple[int, np.ndarray]],
+) -> tf.data.Dataset:
+    """Batches of rows of arrays, such as kept activations, in place of images.
+
+    Args:
+        arrays: gives the arrays (images, ...) of an epoch.
+        labels: int32 (images,).
+        batch_size: rows a batch.
+        orders: each epoch's number and the order of its rows.
+
+    Returns:
+        Batches of float32 rows (one tensor, or a tuple where there are several arrays), labels and weights, as in
+        `training_batches`.
+    """
+    epochs = list(orders)
+    first = arrays(epochs[0][0])
+
+    def batches() -> Iterator[tuple]:
+        for epoch, order in epochs:
+            rows, weights = _filled(order, batch_size)
+            for start in range(0, len(rows), batch_size):
+                chosen = rows[start : start + batch_size]
+                inputs = tuple(array[chosen].astype(np.float32, copy=False) for array in arrays(epoch))
+                yield inputs if len(first) > 1 else inputs[0], labels[chosen], weights[start : start + batch_size]
+
+    inputs = tuple(tf.TensorSpec((batch_size, *array.shape[1:]), tf.float32) for array in first)
+    signature = (
+        inputs if len(first) > 1 else inputs[0],
+        tf.TensorSpec([batch_size], tf.int32),
+        tf.TensorSpec([batch_size], tf.float32),
+    )
+    count = sum(-(-len(order) // batch_size) for _, order in epochs)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+
+
+def sample(split: Split, size: int) -> Iterator[np.ndarray]:
+    """Some images of `split` as they are, in full batches of float32 (BATCH, size, size, 3) in [0, 255]."""
+    chosen = np.random.default_rng(0).permutation(len(split))[:SAMPLE]
+    for images, _, _ in evaluation_batches(split.take(chosen), size, BATCH):
+        yield images.numpy()
+
+
+def _filled(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`order` continued from its start until the last batch is full, and weights that are 0 there."""
+    weights = np.repeat([1.0, 0.0], [len(order), -len(order) % batch_size]).astype(np.float32)
+    return np.resize(order, len(weights)), weights
+
+
+def _in_order(split: Split, size: int, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
+    rows, weights = _filled(np.arange(len(split)), batch_size)
+    places = tf.data.Dataset.from_tensor_slices((rows, weights, np.full(len(rows), -1 if number is None else number)))
+    return _images(places, split, size, batch_size, views)
+
+
+def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, views: Views) -> tf.data.Dataset:
+    """Batches of the views at `places`: rows of `split`, weights, and numbers of views (-1: the image as it is)."""
+    labels, keys = tf.constant(split.labels), tf.constant(split.keys())
+    plain = views.number(0) is None
+
+    def loaded(row, weight, number):
+        # Stateless, or deterministic ops would read one image at a time.
+        pixels = tf.numpy_function(lambda i: read(split.images[i], size), [row], tf.uint8, stateful=False)
+        image = tf.cast(tf.ensure_shape(pixels, [size, size, 3]), tf.float32)
+        if not plain:
+            image = view(image, views.policy, views.seed, keys[row], number)
+        return image, labels[row], weight
+
+    images = places.map(loaded, tf.data.AUTOTUNE, deterministic=True)
+    return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))

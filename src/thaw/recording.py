@@ -1,0 +1,152 @@
+"""What a run's record holds: the one place that knows both the parts of a run and what MLflow is told of them."""
+
+import csv
+import json
+import sys
+
+import keras
+import tensorflow as tf
+import yaml
+
+from thaw import figures, tracking
+from thaw.backbone import Backbone
+from thaw.config import Config
+from thaw.data import Dataset, Split
+from thaw.errors import redact
+from thaw.evaluation import Evaluation
+from thaw.network import Network
+from thaw.stage import Stage, Trained
+from thaw.sweep import Job, Outcome
+
+GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "training")
+
+
+def describe_data(record: tracking.Record, config: Config, dataset: Dataset, training: dict[str, Split]) -> None:
+    """Record which images the run uses, and for what.
+
+    Args:
+        record: of the run.
+        config: of the run.
+        dataset: all its splits.
+        training: the images that each stage trains on, by the stage's name.
+    """
+    counts = {name: len(split) for name, split in dataset.splits().items()}
+    used = {name: len(split) for name, split in training.items()}
+    profile = json.dumps({"images": counts, "trained on": used, "classes": len(dataset.class_names)})
+    source = json.dumps({"source": config.dataset.source, "path": config.dataset.path})
+    tags = {"fraction": f"{config.fraction:g}"}
+    record.dataset(dataset.name, dataset.digest(), source, profile, tags)
+    record.params(
+        {
+            "images.train": max(used.values()),
+            "images.validation": counts["validation"],
+            "images.test": counts["test"],
+            "classes": len(dataset.class_names),
+        }
+    )
+    (record.folder / "classes.txt").write_text("\n".join(dataset.class_names) + "\n", encoding="utf-8")
+    stages_of = {name: set(split.names) for name, split in training.items()}
+    with (record.folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", "split", "stages"])
+        for split_name, split in dataset.splits().items():
+            for name, label in zip(split.names, split.labels, strict=True):
+                stages = [stage for stage, names in stages_of.items() if name in names]
+                writer.writerow([name, dataset.class_names[label], split_name, " ".join(stages)])
+
+
+def describe_network(record: tracking.Record, config: Config, job: Job, backbone: Backbone, network: Network) -> None:
+    """Record what is trained: short parameters first, then every key of the configuration."""
+    trains = network.plan(config.unfreeze)
+    short = {
+        **{group: job.choices[group] for group in GROUPS},
+        "dataset": config.dataset_name,
+        "weights": backbone.weights,
+        "fraction": f"{config.fraction:g}",
+        "unfreeze": config.unfreeze,
+        "seed": config.seed,
+    }
+    derived = {
+        "weights.sha256": backbone.digest,
+        "backbone.layers": len(network.backbone.model.layers),
+        "image_size": config.image_size,
+        "batch_norm": network.batch_norm,
+        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
+    }
+    record.params(short)
+    record.params({**derived, **_flat(config.model_dump(exclude={"question"}))})
+    parameters = sum(v.shape.num_elements() for v in network.model.trainable_variables if v.path in trains)
+    record.metrics({"trainable_parameters": parameters})
+    (record.folder / "config.yaml").write_text(redact(yaml.safe_dump(config.model_dump(), sort_keys=False)))
+    (record.folder / "command.txt").write_text(tracking.command() + "\n")
+    packages = "".join(f"{name}=={version}\n" for name, version in tracking.packages())
+    (record.folder / "packages.txt").write_text(f"# Python {sys.version.split()[0]}\n{packages}")
+
+
+class Epochs(keras.callbacks.Callback):
+    """Sends the metrics of each epoch of a stage in one request; epochs count on from stage to stage."""
+
+    def __init__(self, record: tracking.Record, stage: Stage):
+        super().__init__()
+        self.record, self.stage = record, stage
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Send what the callbacks before left in `logs`."""
+        training = {"loss": "train_loss", "accuracy": "train_accuracy"}
+        values = {training.get(name, name): float(value) for name, value in logs.items()}
+        self.record.metrics({**values, "stage": self.stage.number}, epoch)
+
+
+def results(
+    record: tracking.Record,
+    config: Config,
+    job: Job,
+    model: keras.Model,
+    trained: list[Trained],
+    answers: Evaluation,
+    seconds: float,
+) -> Outcome:
+    """Record what came of the run.
+
+    Args:
+        record: of the run.
+        config: of the run.
+        job: of the run.
+        model: as evaluated.
+        trained: what each stage came to.
+        answers: for the test split.
+        seconds: that all of it took.
+    """
+    history = [epoch for stage in trained for epoch in stage.history]
+    figures.learning_curves(history, len(trained[0].history), record.folder / "learning_curves.png")
+    figures.confusion_matrix(answers.confusion(), answers.class_names, record.folder / "confusion_matrix.png")
+    answers.write_per_class(record.folder / "per_class.csv")
+    answers.write_predictions(record.folder / "predictions.csv")
+    record.artifacts(record.folder)
+    record.artifacts(job.folder / "tensorboard", "tensorboard")
+    if config.tracking.model:
+        record.model(model, config.image_size, len(answers.class_names))
+    kept = trained[-1].history[trained[-1].kept]
+    test = {f"test_{name}": value for name, value in answers.metrics().items()}
+    record.metrics(
+        {
+            **test,
+            "kept_val_loss": kept["val_loss"],
+            "kept_val_accuracy": kept["val_accuracy"],
+            "seconds": seconds,
+            "images_per_second": sum(stage.images for stage in trained) / sum(stage.seconds for stage in trained),
+        }
+    )
+    page = record.store.run_page(record.experiment, record.run)
+    return Outcome(job.name, "FINISHED", job.choices, kept["val_accuracy"], test["test_accuracy"], seconds, page)
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """Nested values under dotted keys; top-level scalars are left to the short parameters."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif prefix:
+            found[prefix + key] = value
+    return found

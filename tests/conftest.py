@@ -1,0 +1,104 @@
+"""What the tests share: tiny datasets, the smallest network, and the command run in this process."""
+
+import os
+import sys
+from pathlib import Path
+
+import absl.logging
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = Path(os.environ.get("THAW_REAL", ROOT.parent / "shared" / "real"))
+sys.path.insert(0, str(ROOT))
+
+# The smallest network with batch normalisation, at the smallest size: what a test needs when any will do.
+TINY = [
+    "backbone=keras",
+    "backbone.name=MobileNet",
+    "backbone.alpha=0.25",
+    "dataset.image_size=32",
+    "dataset.images_per_class=4",
+    "weights=random",
+    "training.head.epochs=1",
+    "training.finetune.epochs=1",
+    "training.batch_size=8",
+    "tracking.model=false",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tensorflow_on_two_threads():
+    from thaw import runtime
+
+    runtime.start(2)
+    # TensorFlow's log handler closes the stream it was born with when Hydra sets up logging: here, pytest's own.
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+@pytest.fixture(autouse=True)
+def own_tracking(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+
+
+@pytest.fixture
+def composed():
+    """Compose conf/ with overrides; the checked configuration comes back."""
+    from thaw import composition
+    from thaw.config import check
+
+    def compose_and_check(*overrides):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return check(compose("config", overrides=list(overrides)))
+
+    composition.register()
+    return compose_and_check
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Run train.py in this process on a store of its own: status, standard output, standard error."""
+    import train
+    from thaw.sweep import OpenSweep
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, f"store={tmp_path / 'mlruns'}"])
+        monkeypatch.setattr(OpenSweep, "opened", None)
+        try:
+            status = train.main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if not isinstance(stop.code, int | None):
+                print(stop.code, file=sys.stderr)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def client(tmp_path):
+    """MLflow's client for the store of `command`."""
+    from mlflow import MlflowClient
+
+    return lambda: MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Make folders of pictures: `pictures({"train/cat": 4})` gives the folder above."""
+
+    def make(counts: dict[str, int], size: int = 40, ending: str = "png") -> Path:
+        root = tmp_path / "pictures"
+        for number, (folder, count) in enumerate(counts.items()):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                generator = np.random.default_rng([number, index])
+                pixels = generator.integers(0, 256, (size, size, 3), np.uint8)
+                Image.fromarray(pixels).save(root / folder / f"{index:03d}.{ending}")
+        return root
+
+    return make

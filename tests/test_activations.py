@@ -1,0 +1,200 @@
+import os
+
+import keras
+import numpy as np
+import pytest
+from test_network import build
+from test_stage import FLIP, images
+
+from thaw import config, pipeline
+from thaw.activations import Activations
+
+
+def settings(**changes):
+    return config.Activations(**{"keep": True, "max_gigabytes": 1.0, "dtype": "float32"} | changes)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often each image was read."""
+    count = {}
+    real = pipeline.read
+
+    def counting(source, size):
+        key = source.tobytes()
+        count[key] = count.get(key, 0) + 1
+        return real(source, size)
+
+    monkeypatch.setattr(pipeline, "read", counting)
+    return count
+
+
+def activations(folder, net, depths=(0,), said=None, **changes):
+    return Activations(folder, settings(**changes), net, list(depths), (said if said is not None else []).append)
+
+
+def features(kept, cut, split, views=pipeline.PLAIN, epochs=range(1)):
+    batches = kept.training_batches(cut, split, 8, epochs, (0, 0), views)
+    return [np.concatenate([np.ravel(t) for t in keras.tree.flatten(x)]) for x, _, _ in batches]
+
+
+def test_kept_rows_equal_the_frozen_layers_to_the_bit_and_images_are_read_once(tmp_path, reads):
+    net = build(depth=6)
+    cut = net.cut(6)
+    with activations(tmp_path, net, [6]) as kept, activations(tmp_path, net, keep=False) as off:
+        online = features(off, cut, images())
+        assert max(reads.values()) == 1
+        reads.clear()
+        for _ in range(3):
+            for one, other in zip(features(kept, cut, images(), epochs=range(2))[:3], online):
+                np.testing.assert_array_equal(one, other)
+    assert set(reads.values()) <= {1, 2}  # a last batch is filled up with some of the first images
+    assert sum(reads.values()) == 32
+
+
+def test_one_pass_over_the_images_serves_every_depth_of_a_sweep(tmp_path, reads):
+    net = build(depth=12)
+    direct = {}
+    with activations(tmp_path / "direct", net, []) as kept:
+        for depth in (0, 6, 12):
+            direct[depth] = features(kept, net.cut(depth), images())
+    assert sum(reads.values()) == 3 * 32
+    reads.clear()
+    with activations(tmp_path / "shared", net, [0, 6, 12]) as kept:
+        for depth in (0, 6, 12):
+            for one, other in zip(features(kept, net.cut(depth), images()), direct[depth], strict=True):
+                np.testing.assert_array_equal(one, other)
+    assert sum(reads.values()) == 32
+
+
+def test_each_view_is_computed_once_and_epochs_still_differ(tmp_path, reads):
+    net = build()
+    cut = net.cut(0)
+    two = pipeline.Views(FLIP.policy, 0, 2)
+    with activations(tmp_path, net) as kept, activations(tmp_path, net, keep=False) as off:
+        first = features(kept, cut, images(16), two, range(4))
+        assert len(list(tmp_path.glob("*/digests.json"))) == 2
+        reads.clear()
+        again = features(kept, cut, images(16), two, range(4))
+        assert not reads
+        online = features(off, cut, images(16), two, range(4))
+    for one, other, plain in zip(first, again, online, strict=True):
+        np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(one, plain)
+    assert sorted(map(tuple, np.sort(first[:2]))) != sorted(map(tuple, np.sort(first[2:4])))
+
+
+@pytest.mark.parametrize("damage", ["cut short", "one bit", "no digests"])
+def test_a_damaged_entry_is_computed_again_with_a_line_that_says_so(tmp_path, damage):
+    net, said = build(), []
+    with activations(tmp_path, net) as kept:
+        good = features(kept, net.cut(0), images())
+    (array,) = tmp_path.glob("*/0.npy")
+    content = array.read_bytes()
+    if damage == "cut short":
+        array.write_bytes(content[:-100])
+    elif damage == "one bit":
+        array.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        (array.parent / "digests.json").write_text("{")
+    with activations(tmp_path, net, said=said) as kept:
+        for one, other in zip(features(kept, net.cut(0), images()), good, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(said) == 1
+    assert "damaged and are computed again" in said[0]
+
+
+def test_what_a_killed_writer_left_is_not_trusted(tmp_path):
+    net = build()
+    with activations(tmp_path, net) as kept:
+        good = features(kept, net.cut(0), images())
+    (entry,) = (each.parent for each in tmp_path.glob("*/digests.json"))
+    entry.rename(entry.with_suffix(".partial"))
+    (entry.with_suffix(".partial") / "0.npy").write_bytes(b"half")
+    with activations(tmp_path, net) as kept:
+        for one, other in zip(features(kept, net.cut(0), images()), good, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("change", ["pixel", "weight", "size", "dtype", "seed"])
+def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change):
+    net, split, views = build(), images(16), FLIP
+    with activations(tmp_path, net) as kept:
+        features(kept, net.cut(0), split, views)
+        if change == "pixel":
+            split.images[3, 0, 0, 0] ^= 1
+        elif change == "weight":
+            net = build(seed=1)
+        elif change == "size":
+            net = build(size=40)
+        elif change == "seed":
+            views = pipeline.Views(FLIP.policy, 1, None)
+    with activations(tmp_path, net, dtype="float16" if change == "dtype" else "float32") as kept:
+        features(kept, net.cut(0), split, views)
+    assert len(list(tmp_path.glob("*/digests.json"))) == 2
+
+
+def test_float16_takes_half_the_room(tmp_path):
+    net = build()
+    sizes = {}
+    for dtype in ("float32", "float16"):
+        with activations(tmp_path / dtype, net, dtype=dtype) as kept:
+            full = features(kept, net.cut(0), images())
+        (array,) = (tmp_path / dtype).glob("*/0.npy")
+        sizes[dtype] = array.stat().st_size - 128
+        assert full[0].dtype == np.float32
+    assert sizes["float32"] == 2 * sizes["float16"]
+
+
+def entries(folder):
+    return {each.parent.name for each in folder.glob("*/digests.json")}
+
+
+def test_the_entry_used_longest_ago_makes_room_but_never_one_in_use(tmp_path):
+    net = build()
+    one = 16 * 256 * 4 / 1e9
+    splits = [images(16, seed) for seed in range(4)]
+    room = {"max_gigabytes": 2.5 * one}
+    with activations(tmp_path, net, **room) as kept:
+        features(kept, net.cut(0), splits[0])
+    (first,) = entries(tmp_path)
+    with activations(tmp_path, net, **room) as kept:
+        features(kept, net.cut(0), splits[1])
+    (second,) = entries(tmp_path) - {first}
+    os.utime(tmp_path / second, (1, 1))
+    with activations(tmp_path, net, **room) as kept:
+        features(kept, net.cut(0), splits[2])
+        assert entries(tmp_path) >= {first}
+        assert second not in entries(tmp_path)
+        held = entries(tmp_path) - {first}
+        features(kept, net.cut(0), splits[3])
+        assert held <= entries(tmp_path)
+        assert first not in entries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("depth", "changes", "words"),
+    [
+        (0, {"keep": False}, "activations=off"),
+        (0, {"max_gigabytes": 1e-6}, "activations.max_gigabytes=1e-06"),
+        ("all", {}, "every layer trains"),
+    ],
+)
+def test_where_nothing_can_be_kept_one_line_says_why(tmp_path, depth, changes, words):
+    net, said = build(depth=depth), []
+    with activations(tmp_path, net, said=said, **changes) as kept:
+        assert len(features(kept, net.cut(depth), images())) == 3
+    assert len(said) == 1
+    assert words in said[0]
+    assert not entries(tmp_path)
+
+
+def test_a_batch_size_that_is_no_multiple_of_eight_changes_no_bit(tmp_path):
+    net = build()
+    cut = net.cut(0)
+    with activations(tmp_path, net) as kept, activations(tmp_path, net, keep=False) as off:
+        for size in (3, 12):
+            batches = [each.training_batches(cut, images(), size, range(1), (0, 0), FLIP) for each in (kept, off)]
+            for (one, *_), (other, *_) in zip(*batches, strict=True):
+                np.testing.assert_array_equal(one, other)

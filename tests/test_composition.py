@@ -1,0 +1,88 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TINY
+
+from thaw import composition
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["backbone=effnetb00"], ["backbone=effnetb00 does not exist", "xception", "did you mean effnetb0?"]),
+        (["experiment=unfreeze_dept"], ["experiment=unfreeze_dept", "did you mean unfreeze_depth?"]),
+        (["unfreez=20"], ["unfreez is no key", "did you mean unfreeze?"]),
+        (["training.head.epoch=3"], ["training.head.epoch is no key", "did you mean training.head.epochs?"]),
+        (["backbon=xception"], ["backbon is no key", "did you mean backbone?"]),
+        (["-m", "backbone=effnetb0,xceptoin"], ["backbone=xceptoin", "did you mean xception?"]),
+        (["unfreeze"], ["unfreeze"]),
+    ],
+)
+def test_a_misspelling_is_answered_with_the_nearest_right_name(command, arguments, words):
+    status, _, err = command(*arguments)
+    assert status == 1
+    for word in words:
+        assert word in err
+    assert "Traceback" not in err
+
+
+def test_swept_keys_come_from_the_experiment_and_from_the_command_line():
+    swept = composition.swept(["backbone=effnetb0,xception", "seed=3"], {"unfreeze": "0,20,30"})
+    assert [each.key_or_group for each in swept] == ["unfreeze", "backbone"]
+    assert composition.size(swept) == 6
+
+
+def test_a_value_on_the_command_line_replaces_the_sweep_of_an_experiment():
+    assert composition.swept(["unfreeze=5"], {"unfreeze": "0,20,30"}) == []
+
+
+def test_a_draw_from_an_interval_has_no_size():
+    assert composition.size(composition.swept(["training.head.learning_rate=interval(0,1)"], {})) is None
+
+
+def test_quick_answers_import_neither_tensorflow_nor_mlflow(tmp_path):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv[0] = {str(ROOT / 'train.py')!r}\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "slow = {'tensorflow', 'keras', 'mlflow', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    environment = {**os.environ, "COMP_LINE": "train.py backbone=x", "COMP_POINT": "19"}
+    for quick in (["--help"], ["--cfg", "job", "--resolve"], ["-sc", "query=bash"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *quick],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_group_and_its_options(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    for words in ("backbone: effnetb0", "mobilenetv2", "weights: auto, file, imagenet, random", "unfreeze_depth"):
+        assert words in out
+
+
+def test_completion_offers_options(monkeypatch, command):
+    monkeypatch.setenv("COMP_LINE", "train.py backbone=x")
+    monkeypatch.setenv("COMP_POINT", "19")
+    status, out, _ = command("-sc", "query=bash")
+    assert status == 0
+    assert "backbone=xception" in out
+
+
+def test_an_experiment_sweeps_from_any_folder(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command("experiment=unfreeze_depth", "unfreeze=0,1", *TINY)
+    assert status == 0, err
+    assert "[2/2] unfreeze=1" in out
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mlruns"]

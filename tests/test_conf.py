@@ -1,0 +1,67 @@
+"""Every option of every group composes, and trains for one tiny epoch."""
+
+import pytest
+from conftest import ROOT, TINY
+
+GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
+OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+NEEDED = {
+    "backbone=keras": ["backbone.name=DenseNet121"],
+    "dataset=folder": ["dataset.path={pictures}"],
+    "weights=file": ["weights.path={weights}"],
+}
+
+
+def test_the_groups_are_those_of_the_design():
+    expected = [
+        "activations",
+        "augmentation",
+        "backbone",
+        "dataset",
+        "debug",
+        "head",
+        "tracking",
+        "training",
+        "weights",
+    ]
+    assert expected == GROUPS
+    assert len(OPTIONS) >= 21
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(composed, option):
+    overrides = [each.format(pictures="/pictures", weights="/weights.h5") for each in NEEDED.get(option, [])]
+    assert composed(option, *overrides).backbone.name
+
+
+@pytest.mark.parametrize("option", [each for each in OPTIONS if each not in ("weights=imagenet", "training=staged")])
+def test_every_option_trains_for_one_tiny_epoch(command, pictures, tmp_path, option):
+    """Each on the tiny network, but backbones as they are; `imagenet` needs a network and has its test elsewhere."""
+    overrides = [each for each in TINY if not (option.startswith("backbone") and each.startswith("backbone"))]
+    if option.startswith("backbone"):
+        overrides += ["dataset.image_size=75", "dataset.images_per_class=1", "training.batch_size=2"]
+    folder = pictures({"a": 8, "b": 8}) if option == "dataset=folder" else None
+    weights = _weights(tmp_path) if option == "weights=file" else None
+    needed = [each.format(pictures=folder, weights=weights) for each in NEEDED.get(option, [])]
+    status, out, err = command(*overrides, option, *needed, "unfreeze=3")
+    assert status == 0, err
+    assert "Test accuracy" in out
+    assert "finetune 1/1" in out
+
+
+def _weights(folder):
+    import keras
+
+    network = keras.applications.MobileNet(include_top=False, alpha=0.25, input_shape=(32, 32, 3), weights=None)
+    network.save_weights(folder / "mobilenet.weights.h5")
+    return folder / "mobilenet.weights.h5"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_composes_and_says_what_it_is(composed, path):
+    name = path.relative_to(ROOT / "experiments").with_suffix("").as_posix()
+    assert composed(f"experiment={name}").question
+    head = path.read_text().splitlines()[:4]
+    for line, word in zip(head, ("Question:", "Command:", "Time:", "Result:"), strict=True):
+        assert line.startswith(f"# {word}")
+    assert f"experiment={name}" in head[1]

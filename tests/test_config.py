@@ -1,0 +1,72 @@
+import pytest
+
+from thaw.errors import ThawError
+
+
+@pytest.mark.parametrize(("override", "value"), [("0", 0), ("20", 20), ("137", 137), ("all", "all")])
+def test_any_depth_is_taken(composed, override, value):
+    assert composed(f"unfreeze={override}").unfreeze == value
+
+
+@pytest.mark.parametrize(("override", "value"), [("1", 1), ("2.5", 2.5), ("100", 100)])
+def test_any_fraction_is_taken_and_holds_for_both_stages(composed, override, value):
+    config = composed(f"fraction={override}")
+    assert config.fraction == config.training.head.fraction == config.training.finetune.fraction == value
+
+
+def test_a_stage_may_have_a_fraction_of_its_own(composed):
+    config = composed("fraction=100", "training.head.fraction=10")
+    assert (config.training.head.fraction, config.training.finetune.fraction) == (10, 100)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("unfreeze=-1", ["unfreeze=-1", "0 up, or all"]),
+        ("unfreeze=most", ["unfreeze=most", "or all"]),
+        ("unfreeze=2.5", ["unfreeze=2.5", "or all"]),
+        ("fraction=0", ["fraction=0", "greater than 0"]),
+        ("fraction=101", ["fraction=101", "less than or equal to 100"]),
+        ("training.head.epochs=-2", ["training.head.epochs=-2"]),
+        ("training.head.epochs=2.5", ["training.head.epochs=2.5", "integer"]),
+        ("training.head.learning_rate=fast", ["training.head.learning_rate=fast", "number"]),
+        ("training.head.optimizer=adm", ["training.head.optimizer=adm", "'adam'"]),
+        ("training.evaluate=middle", ["training.evaluate=middle", "'best' or 'last'"]),
+        ("+training.head.epoch=3", ["training.head.epoch", "did you mean training.head.epochs?"]),
+        ("dataset.image_size=16", ["EfficientNetB0", "32 px", "dataset.image_size=16"]),
+        ("training.head.epochs=0", ["no stage has an epoch", "training.head.epochs"]),
+        ("tracking.model=perhaps", ["tracking.model=perhaps"]),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_sentence(composed, override, words):
+    with pytest.raises(ThawError) as refusal:
+        composed(override)
+    for word in words:
+        assert word in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [(["backbone=keras"], "backbone.name"), (["dataset=folder"], "dataset.path"), (["weights=file"], "weights.path")],
+)
+def test_a_value_that_must_be_given_is_asked_for(composed, overrides, key):
+    with pytest.raises(ThawError, match=f"{key}=\\.\\.\\."):
+        composed(*overrides)
+
+
+def test_digits_bring_weights_that_need_no_network_and_other_datasets_do_not(composed):
+    assert composed().weights.source == "auto"
+    assert composed("weights=random").weights.source == "random"
+    assert composed("dataset=folder", "dataset.path=/pictures").weights.source == "imagenet"
+
+
+def test_an_image_size_given_beats_the_backbone(composed):
+    assert composed("dataset=folder", "dataset.path=/pictures").image_size == 224
+    assert composed("dataset=folder", "dataset.path=/pictures", "dataset.image_size=96").image_size == 96
+    assert composed("dataset=folder", "dataset.path=/a/pets").dataset_name == "pets"
+
+
+def test_the_configuration_does_not_change_once_built(composed):
+    with pytest.raises(ValueError, match="frozen"):
+        composed().seed = 1

@@ -1,0 +1,187 @@
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thaw import data
+from thaw.config import Dataset
+from thaw.errors import ThawError
+
+
+def folder(path, **changes):
+    return Dataset(
+        source="folder", path=str(path), **{"name": None, "image_size": None, "images_per_class": None} | changes
+    )
+
+
+DIGITS = Dataset(source="digits", name="digits", path=None, image_size=75, images_per_class=None)
+
+
+def names(split):
+    return set(split.names)
+
+
+def test_digits_are_1797_scans_of_ten_classes():
+    digits = data.load(DIGITS, seed=0)
+    assert digits.class_names == tuple("0123456789")
+    assert sum(map(len, digits.splits().values())) == 1797
+    assert digits.train.images.dtype == np.uint8
+    assert digits.train.images.shape[1:] == (8, 8)
+    assert digits.train.images.max() == 255
+
+
+def test_splits_are_disjoint_stratified_and_complete():
+    digits = data.load(DIGITS, seed=3)
+    assert len(names(digits.train) | names(digits.validation) | names(digits.test)) == 1797
+    for split in (digits.validation, digits.test):
+        shares = np.bincount(split.labels) / np.bincount(np.concatenate([s.labels for s in digits.splits().values()]))
+        assert shares == pytest.approx([0.15] * 10, abs=0.01)
+
+
+def test_another_seed_divides_otherwise_and_the_same_seed_the_same_way():
+    first, again, other = (data.load(DIGITS, seed).digest() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    counts=st.lists(st.integers(1, 300), min_size=2, max_size=6),
+    percents=st.lists(st.floats(0.1, 100), min_size=2, max_size=4),
+    seed=st.integers(0, 1000),
+)
+def test_fractions_are_stratified_nested_and_never_empty(counts, percents, seed):
+    labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
+    split = data.Split(tuple(f"image {i}" for i in range(len(labels))), labels, np.zeros((len(labels), 1, 1), np.uint8))
+    before = set()
+    for percent in sorted(percents):
+        part = data.fraction(split, percent, seed)
+        sizes = np.bincount(part.labels, minlength=len(counts))
+        assert (sizes >= 1).all()
+        assert (np.abs(sizes - np.array(counts) * percent / 100) <= 1).all()
+        assert before <= names(part)
+        before = names(part)
+    assert names(data.fraction(split, 100, seed)) == names(split)
+
+
+def test_a_fraction_does_not_depend_on_the_order_of_images():
+    digits = data.load(DIGITS, seed=0).train
+    shuffled = digits.take(np.random.default_rng(0).permutation(len(digits)))
+    assert names(data.fraction(digits, 10, 0)) == names(data.fraction(shuffled, 10, 0))
+
+
+def test_a_folder_of_classes_is_divided_by_class(pictures):
+    root = pictures({"cat": 20, "dog": 10, "emu": 3})
+    found = data.load(folder(root), seed=0)
+    assert found.class_names == ("cat", "dog", "emu")
+    assert [np.bincount(split.labels).tolist() for split in found.splits().values()] == [
+        [14, 6, 1],
+        [3, 2, 1],
+        [3, 2, 1],
+    ]
+
+
+def test_a_moved_folder_is_the_same_dataset(pictures, tmp_path):
+    root = pictures({"cat": 20, "dog": 10})
+    before = data.load(folder(root, name="pets"), seed=0).digest()
+    moved = shutil.move(root, tmp_path / "elsewhere")
+    assert data.load(folder(moved, name="pets"), seed=0).digest() == before
+
+
+def test_given_splits_are_kept_and_validation_is_held_out_of_training_only(pictures):
+    root = pictures({"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 5})
+    found = data.load(folder(root), seed=0)
+    assert all(name.startswith("train/") for name in found.train.names + found.validation.names)
+    assert (len(found.train), len(found.validation), len(found.test)) == (34, 6, 10)
+    pictures({"val/a": 2, "val/b": 2})
+    found = data.load(folder(root), seed=0)
+    assert (len(found.train), len(found.validation), len(found.test)) == (40, 4, 10)
+
+
+def test_images_per_class_bounds_every_split(pictures):
+    root = pictures({"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 1})
+    found = data.load(folder(root, images_per_class=2), seed=0)
+    assert [np.bincount(split.labels).tolist() for split in found.splits().values()] == [[2, 2], [2, 2], [2, 1]]
+
+
+def test_hidden_files_are_passed_over_and_nested_ones_found(pictures):
+    root = pictures({"cat": 4, "dog": 4, "dog/young": 2})
+    (root / "cat" / ".hidden").write_text("x")
+    (root / "cat" / "Thumbs.db").write_text("x")
+    found = data.load(folder(root), seed=0)
+    assert sum(map(len, found.splits().values())) == 10
+
+
+def break_nothing(root):
+    shutil.rmtree(root)
+
+
+def break_empty(root):
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+def break_one_class(root):
+    shutil.rmtree(root / "dog")
+
+
+def break_class_without_images(root):
+    (root / "emu").mkdir()
+
+
+def break_text_named_jpg(root):
+    (root / "dog" / "note.jpg").write_text("not an image")
+
+
+def break_empty_file(root):
+    (root / "dog" / "nothing.png").touch()
+
+
+def break_other_ending(root):
+    (root / "dog" / "scan.tif").write_bytes(b"II*\0")
+
+
+def break_few_images(root):
+    for file in sorted((root / "dog").iterdir())[2:]:
+        file.unlink()
+
+
+def break_test_only(root):
+    (root / "cat").rename(root / "test")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (break_nothing, ["pictures is not a folder", "folder of images per class"]),
+        (break_empty, ["at least two classes", "none"]),
+        (break_one_class, ["at least two classes", "only cat"]),
+        (break_class_without_images, ["The class emu has no images"]),
+        (break_text_named_jpg, ["Not an image", "note.jpg"]),
+        (break_empty_file, ["Not an image", "nothing.png"]),
+        (break_other_ending, ["Not an image", "scan.tif", ".jpeg"]),
+        (break_few_images, ["The class dog has 2 images", "at least 3"]),
+        (break_test_only, ["has no folder train"]),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(pictures, broken, words):
+    root = pictures({"cat": 4, "dog": 4})
+    broken(root)
+    with pytest.raises(ThawError) as refusal:
+        data.load(folder(root), seed=0)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_classes_must_be_the_same_in_every_split(pictures):
+    root = pictures({"train/a": 4, "train/b": 4, "test/a": 4, "test/c": 4})
+    with pytest.raises(ThawError, match="only one of them has b, c"):
+        data.load(folder(root), seed=0)
+
+
+def test_keys_depend_on_names_alone():
+    digits = data.load(DIGITS, seed=0).train
+    some = digits.take(np.array([5, 2]))
+    assert some.keys().tolist() == [digits.keys()[5], digits.keys()[2]]
+    assert len(set(digits.keys())) == len(digits)

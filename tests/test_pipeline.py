@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from thaw import pipeline
+from thaw.config import Augmentation
+from thaw.data import Split
+from thaw.errors import ThawError
+
+FLIP = Augmentation(name="light", flip=True, rotation=0.0, zoom=0.0, translation=0.0, views=None)
+
+
+def numbered(count):
+    """Images whose every pixel is their label."""
+    labels = np.arange(count, dtype=np.int32)
+    pixels = np.broadcast_to(labels[:, None, None], (count, 8, 8)).astype(np.uint8)
+    return Split(tuple(f"image {i}" for i in range(count)), labels, pixels)
+
+
+def test_an_epoch_shows_every_image_once_and_fills_its_last_batch_with_weightless_ones():
+    batches = pipeline.training_batches(numbered(21), 8, 8, range(2), (0, 0), pipeline.PLAIN)
+    assert batches.cardinality().numpy() == 6
+    seen = [(images.numpy(), labels.numpy(), weights.numpy()) for images, labels, weights in batches]
+    for images, labels, weights in seen:
+        assert images.shape == (8, 8, 8, 3)
+        assert images.dtype == np.float32
+        np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+        assert set(weights) <= {0.0, 1.0}
+    for epoch in (seen[:3], seen[3:]):
+        counted = [label for _, labels, weights in epoch for label in labels[weights > 0]]
+        assert sorted(counted) == list(range(21))
+
+
+def labels_of(batches):
+    return [labels.numpy().tolist() for _, labels, _ in batches]
+
+
+def test_an_epoch_depends_on_its_number_and_seed_and_not_on_those_before():
+    both = labels_of(pipeline.training_batches(numbered(16), 8, 8, range(2), (0, 0), pipeline.PLAIN))
+    assert labels_of(pipeline.training_batches(numbered(16), 8, 8, range(1, 2), (0, 0), pipeline.PLAIN)) == both[2:]
+    assert both[:2] != both[2:]
+    assert labels_of(pipeline.training_batches(numbered(16), 8, 8, range(2), (1, 0), pipeline.PLAIN)) != both
+    assert labels_of(pipeline.training_batches(numbered(16), 8, 8, range(2), (0, 1), pipeline.PLAIN)) != both
+
+
+def test_evaluation_goes_through_in_order():
+    batches = list(pipeline.evaluation_batches(numbered(11), 8, 8))
+    assert [labels.numpy().tolist() for _, labels, _ in batches] == [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [8, 9, 10, 0, 1, 2, 3, 4],
+    ]
+    assert batches[1][2].numpy().tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_each_epoch_has_views_of_its_own_and_evaluation_has_none():
+    flip = pipeline.Views(FLIP, 0, None)
+    slope = np.broadcast_to(np.arange(8, dtype=np.uint8) * 30, (16, 8, 8))
+    split = Split(tuple(map(str, range(16))), np.arange(16, dtype=np.int32), slope)
+    first, second = (
+        {int(label): int(image[0, 0, 0]) for images, labels, _ in batches for image, label in zip(images, labels)}
+        for batches in (pipeline.training_batches(split, 8, 8, range(e, e + 1), (0, 0), flip) for e in (0, 1))
+    )
+    assert set(first.values()) == {0, 210}
+    assert first != second
+    assert {int(i[0, 0, 0]) for images, _, _ in pipeline.evaluation_batches(split, 8, 8) for i in images} == {0}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_picture_comes_as_rgb(tmp_path, mode):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (20, 10), (200, 200, 200)).convert(mode).save(path)
+    pixels = pipeline.read(path, 8)
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.mean() == pytest.approx(200, abs=56)
+
+
+def test_the_orientation_that_a_camera_noted_is_honoured(tmp_path):
+    image = Image.new("RGB", (40, 20), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "a.png", exif=exif)
+    pixels = pipeline.read(tmp_path / "a.png", 8)
+    assert pixels[4, 0, 0] == 0
+    assert pixels[4, 7, 0] == 255
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = tmp_path / "half.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ThawError, match="half.png does not decode"):
+        pipeline.read(path, 8)
+
+
+def test_a_sample_is_of_plain_images_in_full_batches():
+    batches = list(pipeline.sample(numbered(40), 8))
+    assert [batch.shape for batch in batches] == [(32, 8, 8, 3)] * 2
+
+
+def test_views_come_in_turn_or_one_an_epoch():
+    assert [pipeline.Views(FLIP, 0, None).number(epoch) for epoch in range(4)] == [0, 1, 2, 3]
+    assert [pipeline.Views(FLIP, 0, 3).number(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [pipeline.PLAIN.number(epoch) for epoch in range(2)] == [None, None]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rows_of_arrays_come_as_images_would(count):
+    arrays = [np.arange(42, dtype=np.float32).reshape(21, 2) * (n + 1) for n in range(count)]
+    order = list(pipeline.orders(21, range(2), (0, 0)))
+    batches = pipeline.array_batches(lambda _: arrays, numbered(21).labels, 8, order)
+    assert batches.cardinality().numpy() == 6
+    assert labels_of(batches) == labels_of(
+        pipeline.training_batches(numbered(21), 8, 8, range(2), (0, 0), pipeline.PLAIN)
+    )
+    for inputs, labels, _ in batches:
+        tensors = inputs if count > 1 else (inputs,)
+        for n, tensor in enumerate(tensors):
+            np.testing.assert_array_equal(tensor, np.stack([labels * 2, labels * 2 + 1], 1) * (n + 1))

@@ -1,0 +1,138 @@
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+from test_network import build
+
+from thaw import config, data, pipeline, stage
+from thaw.config import Augmentation, Head
+
+FLIP = pipeline.Views(
+    Augmentation(name="light", flip=True, rotation=0.0, zoom=0.0, translation=0.0, views=None), 0, None
+)
+DROPOUT = Head(pooling="avg", hidden=8, dropout=0.3)
+
+
+def settings(**changes):
+    values = {"epochs": 2, "learning_rate": 0.01, "optimizer": "adam", "patience": None, "fraction": 100.0}
+    return config.Stage(**values | changes)
+
+
+def images(count=20, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 3
+    pixels = (
+        generator.integers(0, 100, (count, 32, 32, 3), np.uint8) + (labels * 50).astype(np.uint8)[:, None, None, None]
+    )
+    return data.Split(tuple(f"{seed}/{i}" for i in range(count)), labels, pixels)
+
+
+def train(folder, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", **changes):
+    net = net or build(depth=3, head=DROPOUT)
+    each = stage.Stage(*which, settings(**changes), evaluate)
+    batches = pipeline.training_batches(images(), 32, 8, each.epochs, (0, each.number), FLIP)
+    validation = pipeline.evaluation_batches(images(10, 1), 32, 8)
+    trained = stage.train(each, net, net.model, batches, validation, 0, folder / each.name, callbacks)
+    return net, trained
+
+
+def plan(unfreeze, **changes):
+    training = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/training/staged.yaml"), resolve=False)
+    for name in ("head", "finetune"):
+        training[name]["fraction"] = 100.0
+    training["head"] |= changes
+    return stage.plan(config.Training(**training), unfreeze)
+
+
+def test_unfreeze_0_is_the_head_stage_alone():
+    assert [(each.name, each.depth) for each in plan(0)] == [("head", 0)]
+
+
+def test_epochs_run_on_from_the_head_to_fine_tuning():
+    head, finetune = plan(20)
+    assert (finetune.name, finetune.depth) == ("finetune", 20)
+    assert [*head.epochs, *finetune.epochs] == list(range(10))
+    assert (head.settings.learning_rate, finetune.settings.learning_rate) == (1e-3, 1e-4)
+
+
+def test_a_stage_without_epochs_is_left_out():
+    assert [each.name for each in plan("all", epochs=0)] == ["finetune"]
+
+
+def test_a_stage_reports_every_epoch_and_leaves_whole_checkpoints(tmp_path):
+    seen = []
+    told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, dict(logs))))
+    net, trained = train(tmp_path, callbacks=[told])
+    assert [epoch for epoch, _ in seen] == [0, 1]
+    assert set(trained.history[0]) == {
+        "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"
+    }  # fmt: skip
+    assert seen[0][1]["learning_rate"] == pytest.approx(0.01)
+    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["best.weights.h5", "last.weights.h5"]
+
+
+def test_losses_count_each_image_once(tmp_path):
+    """Neither the filled-up last batch nor its weightless images move the mean."""
+    net, trained = train(tmp_path, evaluate="last", epochs=1)
+    split = images(10, 1)
+    probabilities = net.model.predict(split.images.astype(np.float32), verbose=0)
+    of_truth = probabilities[np.arange(10), split.labels]
+    assert trained.history[0]["val_loss"] == pytest.approx(-np.log(of_truth).mean(), rel=1e-4)
+    assert trained.history[0]["val_accuracy"] == pytest.approx((probabilities.argmax(1) == split.labels).mean())
+
+
+def test_weightless_images_do_not_move_the_weights():
+    net, again = build(), build()
+    x = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    y, weights = np.arange(8) % 3, np.repeat([1.0, 0.0], [5, 3])
+    for each, filling in ((net, x[:3]), (again, x[::-1][:3])):
+        each.unfreeze(0)
+        each.model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"))
+        each.model.train_on_batch(np.concatenate([x[:5], filling]), y, sample_weight=weights)
+    np.testing.assert_allclose(net.model.get_weights()[-2], again.model.get_weights()[-2], rtol=1e-6)
+
+
+def test_two_runs_of_one_seed_are_equal_to_the_bit(tmp_path):
+    results = []
+    for number in range(2):
+        keras.backend.clear_session()
+        net, head = train(tmp_path / str(number))
+        net, finetune = train(tmp_path / str(number), net, ("finetune", 1, 3, 2), learning_rate=1e-3)
+        history = [{k: v for k, v in e.items() if k != "epoch_seconds"} for e in head.history + finetune.history]
+        results.append((history, net.model.get_weights()))
+    assert results[0][0] == results[1][0]
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Spoil(keras.callbacks.Callback):
+    """Makes every epoch after the first useless, so that the first is the best."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch > 0:
+            self.model.layers[-1].bias.assign([1000.0 * epoch, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(("evaluate", "kept"), [("best", 0), ("last", 2)])
+def test_the_kept_weights_are_those_of_the_epoch_asked_for(tmp_path, evaluate, kept):
+    net, weights = build(depth=3, head=DROPOUT), {}
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: weights.update({epoch: net.model.get_weights()})
+    )
+    _, trained = train(tmp_path, net, callbacks=[Spoil(), watch], evaluate=evaluate, epochs=3)
+    assert trained.kept == kept
+    for one, other in zip(net.model.get_weights(), weights[kept], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_stage_stops_early_when_asked_to(tmp_path):
+    _, trained = train(tmp_path, callbacks=[Spoil()], epochs=6, patience=2)
+    assert len(trained.history) == 3
+    assert trained.kept == 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+def test_every_optimizer_trains(tmp_path, optimizer):
+    net, _ = train(tmp_path, optimizer=optimizer, epochs=1)
+    assert net.model.optimizer.iterations.numpy() == 3

@@ -1,0 +1,320 @@
+"""The command from end to end, on tiny data, with MLflow on."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import REAL, ROOT, TINY
+from mlflow import MlflowClient
+
+from thaw import backbone, stage
+
+
+def runs_of(client, parent):
+    return client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+
+
+def sweeps_of(client):
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return client.search_runs(experiments, "tags.`thaw.kind` = 'sweep'")
+
+
+def test_a_sweep_is_one_parent_with_its_runs_nested(command, client, tmp_path):
+    status, out, err = command("-m", *TINY, "unfreeze=0,3", "fraction=50,100", "augmentation=light")
+    assert status == 0, err
+    assert "[4/4] unfreeze=3 fraction=100 · finetune 1/1 · loss" in out
+    assert "#/experiments/1/runs?workflowType=machine_learning" in out
+    for words in ("4 runs", "unfreeze", "fraction", "validation accuracy", "test accuracy", "seconds"):
+        assert words in out
+    (parent,) = sweeps_of(client())
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "unfreeze=0,3 fraction=50,100"
+    runs = runs_of(client(), parent)
+    assert {run.info.run_name for run in runs} == {
+        f"unfreeze={depth} fraction={percent}" for depth in (0, 3) for percent in (50, 100)
+    }
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert client().get_experiment(parent.info.experiment_id).name == "digits"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run with both stages, recorded with its model: its MLflow run and the folder of its artifacts."""
+    import train
+    from thaw.sweep import OpenSweep
+
+    store = tmp_path_factory.mktemp("finished") / "mlruns"
+    patch = pytest.MonkeyPatch()
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    overrides = [each for each in TINY if each != "tracking.model=false"]
+    arguments = [*overrides, "unfreeze=3", "training.head.epochs=2", "seed=7", f"store={store}"]
+    patch.setattr(sys, "argv", ["train.py", *arguments])
+    patch.setattr(OpenSweep, "opened", None)
+    assert train.main() == 0
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    (run,) = client.search_runs(["1"])
+    patch.undo()
+    mlflow.set_tracking_uri(f"sqlite:///{store / 'mlflow.db'}")
+    return client, run, Path(client.download_artifacts(run.info.run_id, ""))
+
+
+def test_params_are_short_group_names_and_the_rest_flattened(finished):
+    params = finished[1].data.params
+    short = {"backbone": "keras", "weights": "random", "dataset": "digits", "fraction": "100", "unfreeze": "3"}
+    short |= {"augmentation": "none", "head": "linear", "training": "staged", "seed": "7"}
+    assert params.items() >= short.items()
+    for key in (
+        "training.head.learning_rate",
+        "backbone.name",
+        "weights.sha256",
+        "batch_norm",
+        "threads",
+        "image_size",
+    ):
+        assert params[key]
+    assert len(params["weights.sha256"]) == 64
+
+
+def test_metrics_run_on_across_stages(finished):
+    client, run, _ = finished
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [0, 1, 2], name
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "stage")] == [0, 0, 1]
+    rates = [point.value for point in client.get_metric_history(run.info.run_id, "learning_rate")]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4])
+    last = run.data.metrics
+    for name in ("test_loss", "test_accuracy", "test_macro_f1", "seconds", "images_per_second", "trainable_parameters"):
+        assert name in last
+    assert last["kept_val_loss"] == min(
+        [point.value for point in client.get_metric_history(run.info.run_id, "val_loss")][2:]
+    )
+
+
+def test_trainable_parameters_are_those_of_the_last_stage(finished):
+    assert finished[1].data.metrics["trainable_parameters"] == 256 * 256 + 256 * 10 + 10
+
+
+def test_every_artifact_is_there(finished):
+    found = {path.relative_to(finished[2]).as_posix() for path in finished[2].rglob("*") if path.is_file()}
+    for name in (
+        "config.yaml", "command.txt", "classes.txt", "manifest.csv", "learning_curves.png", "confusion_matrix.png",
+        "per_class.csv", "predictions.csv", "packages.txt",
+    ):  # fmt: skip
+        assert name in found
+    assert any(name.startswith("tensorboard/train/events") for name in found)
+    assert any(name.startswith("tensorboard/validation/events") for name in found)
+
+
+def test_the_manifest_says_what_each_image_was_for(finished):
+    rows = list(csv.DictReader((finished[2] / "manifest.csv").open()))
+    assert len(rows) == 120
+    assert {row["stages"] for row in rows if row["split"] == "train"} == {"head finetune"}
+    assert {row["stages"] for row in rows if row["split"] != "train"} == {""}
+
+
+def test_predictions_agree_with_the_metrics(finished):
+    _, run, folder = finished
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    assert len(rows) == 40
+    correct = np.mean([row["true"] == row["predicted"] for row in rows])
+    assert run.data.metrics["test_accuracy"] == pytest.approx(correct)
+
+
+def test_the_dataset_is_recorded_with_its_digest(finished):
+    (used,) = finished[1].inputs.dataset_inputs
+    assert used.dataset.name == "digits"
+    assert len(used.dataset.digest) == 16
+    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training", "fraction": "100"}
+    assert json.loads(used.dataset.profile)["images"] == {"train": 40, "validation": 40, "test": 40}
+
+
+def test_tags_name_the_commit_and_the_command(finished):
+    tags = finished[1].data.tags
+    assert tags["thaw.command"].startswith("python train.py backbone=keras")
+    assert tags["thaw.git_clean"] in ("true", "false")
+
+
+def test_the_recorded_model_predicts_what_was_recorded(finished):
+    from thaw import data, pipeline
+    from thaw.config import Dataset
+
+    client, run, folder = finished
+    model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+    given = Dataset(source="digits", name="digits", path=None, image_size=32, images_per_class=4)
+    test = data.load(given, seed=7).test
+    pixels = np.stack([pipeline.read(image, 32) for image in test.images]).astype(np.float32)
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    assert [row["file"] for row in rows] == list(test.names)
+    recorded = np.array([[float(row[str(digit)]) for digit in range(10)] for row in rows])
+    np.testing.assert_allclose(model.predict(pixels), recorded, rtol=1e-5, atol=1e-6)
+    requirements = Path(mlflow.pyfunc.get_model_dependencies(f"models:/{run.outputs.model_outputs[0].model_id}"))
+    assert "tensorflow==" in requirements.read_text()
+
+
+def numbers(client, run):
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy")
+    return {name: [point.value for point in client.get_metric_history(run.info.run_id, name)] for name in names}
+
+
+@pytest.mark.parametrize("augmentation", ["none", "standard"])
+def test_kept_activations_and_repetition_change_no_bit(command, client, tmp_path, augmentation):
+    """Twice with activations on disk, where the second finds those of the first, and once without any."""
+    plan = [*TINY, "unfreeze=6", "head.dropout=0.3", f"augmentation={augmentation}", "training.finetune.epochs=2"]
+    for extra in ([], [], ["activations=off"]):
+        status, out, err = command(*plan, *extra)
+        assert status == 0, err
+    assert "Trains without kept activations: activations=off." in out
+    runs = client().search_runs(["1"])
+    first, second, off = (numbers(client(), run) for run in runs)
+    assert len(first["train_loss"]) == 3
+    assert first == second == off
+
+
+def test_a_run_that_fails_leaves_the_others_alone(command, client):
+    status, out, err = command("-m", *TINY, "unfreeze=0,999")
+    assert status == 1
+    assert "FAILED: unfreeze=999 is beyond mobilenet" in err
+    assert "Traceback" not in err
+    assert "FAILED" in out
+    (parent,) = sweeps_of(client())
+    assert parent.info.status == "FAILED"
+    by_name = {run.info.run_name: run for run in runs_of(client(), parent)}
+    assert by_name["unfreeze=0"].info.status == "FINISHED"
+    assert by_name["unfreeze=999"].info.status == "FAILED"
+    assert "has 86 layers" in by_name["unfreeze=999"].data.tags["thaw.error"]
+
+
+def test_a_sweep_with_a_wrong_value_starts_nothing(command, tmp_path):
+    status, _, err = command("-m", *TINY, "unfreeze=0,most")
+    assert status == 1
+    assert "unfreeze=most is not allowed" in err
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["dataset=folder", "dataset.path=/nowhere", "weights=random"], "/nowhere is not a folder"),
+        (["weights=file", "weights.path=/nowhere.h5"], "/nowhere.h5 is not a file"),
+        (["tracking.uri=nonsense"], "tracking.uri=nonsense is no tracking store"),
+        (["backbone.name=NoNet"], "no network backbone.name=NoNet"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence_and_the_status_is_1(command, overrides, words):
+    status, _, err = command(*TINY, *overrides)
+    assert status == 1
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_file_that_breaks_off_is_named_when_it_is_read(command, pictures):
+    root = pictures({"a": 8, "b": 8}, size=200)
+    for file in root.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:5000])
+    status, _, err = command(*TINY, "dataset=folder", f"dataset.path={root}", "weights=random")
+    assert status == 1
+    assert "does not decode as an image" in err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_is_said_in_one_sentence(command, monkeypatch, client):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stage._Checkpoint, "on_epoch_end", full)
+    status, _, err = command(*TINY)
+    assert status == 1
+    assert "The disk is full; make room" in err
+    assert client().search_runs(["1"])[0].info.status == "FAILED"
+
+
+def test_a_defect_of_ours_keeps_its_traceback(command, monkeypatch):
+    monkeypatch.setattr(backbone, "digest", lambda model: 1 / 0)
+    status, _, err = command(*TINY)
+    assert status == 1
+    assert "Traceback" in err
+    assert "ZeroDivisionError" in err
+
+
+def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage._Checkpoint, "on_epoch_end", interrupt)
+    status, out, err = command("-m", *TINY, "seed=0,1")
+    assert status == 130
+    assert "1 runs did not start" in out
+    (parent,) = sweeps_of(client())
+    assert [run.info.status for run in runs_of(client(), parent)] == ["KILLED"]
+
+
+def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
+    store = tmp_path / "mlruns"
+    sweep = ["-m", *TINY, "unfreeze=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"store={store}"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *sweep], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    (parent,) = sweeps_of(client)
+    runs = runs_of(client, parent)
+    assert {run.info.run_name for run in runs} == {"unfreeze=0", "unfreeze=1", "unfreeze=2"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    import os
+
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert {run.data.params["threads"] for run in runs} == {str(share)}
+    assert "3 runs" in done.stdout
+
+
+def test_ctrl_c_on_the_command_itself(tmp_path):
+    program = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *TINY,
+        "training.head.epochs=500",
+        f"store={tmp_path / 'mlruns'}",
+    ]
+    process = subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "head 2/500" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.endswith("Interrupted.\n")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    assert client.search_runs(["1"])[0].info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_fifty_runs_in_one_process_leave_memory_as_they_found_it(command, tmp_path):
+    import psutil
+
+    used = []
+    for number in range(50):
+        status, _, err = command(*TINY, f"seed={number}")
+        assert status == 0, err
+        used.append(psutil.Process().memory_info().rss)
+    assert used[-1] < 1.1 * used[9], [each // 2**20 for each in used]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no photographs at {REAL}; set THAW_REAL")
+def test_fine_tuning_adds_to_feature_extraction_on_real_photographs(command, client):
+    """Measured with plain Keras: 71 % for the head alone and 78 % for the last 30 layers; 520 test images."""
+    weights = REAL / "mobilenet_v2_0.35_224_imagenet_notop.h5"
+    network = ["backbone=mobilenetv2", "backbone.alpha=0.35", "weights=file", f"weights.path={weights}"]
+    photographs = ["dataset=folder", f"dataset.path={REAL / 'grocery'}", "dataset.image_size=160"]
+    status, _, err = command("-m", *network, *photographs, "unfreeze=0,30", "tracking.model=false")
+    assert status == 0, err
+    (parent,) = sweeps_of(client())
+    accuracy = {run.data.params["unfreeze"]: run.data.metrics["test_accuracy"] for run in runs_of(client(), parent)}
+    assert accuracy["0"] >= 0.66
+    assert accuracy["30"] >= accuracy["0"] + 0.03
