@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PORT ?= 5000
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep ui tensorboard test test-rest lint lock clean
+.PHONY: help setup demo train sweep ui tensorboard test test-rest bench lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test: setup  ## the fast tests
 
 test-rest: setup  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -m "real or slow" -rs
+
+bench: setup  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
+	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)
 
 lint: setup  ## style and format
 	$(BIN)/ruff check .

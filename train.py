@@ -19,8 +19,6 @@ from thaw.config import Config, check
 from thaw.errors import redact, sentence
 from thaw.sweep import Job, OpenSweep, Outcome, close
 
-CONSOLE = Console(highlight=False, soft_wrap=True)
-
 
 def train(config: Config, job: Job) -> Outcome:
     """One run: data, backbone, network, stages, evaluation, each recorded as it comes."""
@@ -55,7 +53,7 @@ def train(config: Config, job: Job) -> Outcome:
         recording.describe_network(record, config, job, base, net)
 
         # Stages
-        progress = Progress(CONSOLE, job.label, job.live and CONSOLE.is_terminal, stages)
+        progress = Progress(console(), job.label, job.live, stages)
         views = pipeline.Views(config.augmentation, config.seed, config.augmentation.views)
         kept = Activations(Path(config.store, "activations"), config.activations, net, job.depths(config), progress.say)
         trained = []
@@ -99,11 +97,16 @@ def hydra_job(composed: DictConfig) -> None:
         finish_single(outcome)
 
 
+def console() -> Console:
+    """Where progress and results go; made anew, as launchers cannot send one to their workers."""
+    return Console(highlight=False, soft_wrap=True)
+
+
 def finish_single(outcome: Outcome) -> None:
     """Show what a run that is no part of a sweep came to; status 1 if it failed."""
     if outcome.status != "FINISHED":
         sys.exit(1)
-    CONSOLE.print(
+    console().print(
         f"Test accuracy {outcome.test_accuracy:.4f}, validation accuracy {outcome.val_accuracy:.4f}, "
         f"{outcome.seconds:.1f} s\nIn MLflow (start it with make ui): {outcome.page}"
     )
@@ -126,7 +129,7 @@ def main() -> int:
         print(told, file=sys.stderr)
         status = 1
     if OpenSweep.opened:
-        complete = close(*OpenSweep.opened, CONSOLE)
+        complete = close(*OpenSweep.opened, console())
         status = status or int(not complete)
     return status
 

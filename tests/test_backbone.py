@@ -109,7 +109,7 @@ def test_a_host_that_answers_is_reachable():
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "VGG16", "ResNet50"])
 def test_preprocessing_belongs_to_the_backbone(name):
-    module = backbone._application(name)[0]
+    module = backbone.application(name)[0]
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
     symbolic = keras.Input((8, 8, 3))
     inside = keras.Model(symbolic, module.preprocess_input(symbolic)).predict(pixels, verbose=0)

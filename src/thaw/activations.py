@@ -48,8 +48,8 @@ class Activations:
     ):
         (folder / "locks").mkdir(parents=True, exist_ok=True)
         self.folder, self.settings, self.network, self.say = folder, settings, network, say
-        numbers = sorted({depth for depth in depths if depth != "all"}, reverse=True)
-        self.deepest = [cut for cut in map(network.cut, numbers) if cut.frozen is not None]
+        cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
+        self.earliest = sorted(cuts, key=lambda cut: cut.before)
         self.held = ExitStack()
 
     def __enter__(self) -> "Activations":
@@ -67,8 +67,8 @@ class Activations:
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
             images = pipeline.training_batches(split, self.network.size, batch_size, epochs, seed, views)
-            return images if cut.frozen is None else images.map(_through(cut))
-        kept = {number: self._kept(cut, split, views, number) for number in sorted(numbers, key=lambda n: n or 0)}
+            return images if cut.frozen is None else _online(cut, images)
+        kept = {each: self._kept(cut, split, batch_size, views, each) for each in sorted(numbers, key=lambda n: n or 0)}
         return pipeline.array_batches(
             lambda epoch: kept[views.number(epoch)], split.labels, batch_size, pipeline.orders(len(split), epochs, seed)
         )
@@ -77,8 +77,8 @@ class Activations:
         """As `pipeline.evaluation_batches`, but of what crosses `cut` in place of images."""
         if self._refusal(cut, len(split), 1):
             images = pipeline.evaluation_batches(split, self.network.size, batch_size)
-            return images if cut.frozen is None else images.map(_through(cut))
-        kept = self._kept(cut, split, pipeline.PLAIN, None)
+            return images if cut.frozen is None else _online(cut, images)
+        kept = self._kept(cut, split, batch_size, pipeline.PLAIN, None)
         return pipeline.array_batches(lambda _: kept, split.labels, batch_size, [(0, np.arange(len(split)))])
 
     def _refusal(self, cut: Cut, images: int, views: int) -> str | None:
@@ -100,13 +100,15 @@ class Activations:
         values = sum(int(np.prod(tensor.shape[1:])) for tensor in cut.frozen.outputs)
         return values * np.dtype(self.settings.dtype).itemsize
 
-    def _kept(self, cut: Cut, split: Split, views: Views, number: int | None) -> list[np.ndarray]:
+    def _kept(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> list[np.ndarray]:
         """What crosses `cut` for every image of `split`, computed first if it is not there.
+
+        It is computed in batches of the size that training has: another size may round otherwise.
 
         Returns:
             For each tensor a memory-mapped array (images, ...) of `settings.dtype`.
         """
-        name = self._name(cut, split, views, number)
+        name = self._name(cut, split, batch_size, views, number)
         lock = ReadWriteLock(self.folder / "locks" / f"{name}.db")
         while True:
             lock.acquire_read()
@@ -118,27 +120,27 @@ class Activations:
             lock.release()
             with lock.write_lock():
                 if self._open(name) is None:  # else another process has just computed it
-                    self._write(name, len(split), self._computed(cut, split, views, number))
+                    self._write(name, len(split), self._computed(cut, split, batch_size, views, number))
 
-    def _computed(self, cut: Cut, split: Split, views: Views, number: int | None) -> Iterator[list[np.ndarray]]:
-        """The outputs in the order of `split`, batch by batch, from a deeper cut where there is one."""
-        for deeper in self.deepest:
-            between = self.network.between(deeper, cut)
-            if between is not None and self._refusal(deeper, len(split), 1) is None:
-                arrays = self._kept(deeper, split, views, number)
+    def _computed(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> Iterator[tuple]:
+        """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
+        for earlier in self.earliest:
+            between = self.network.between(earlier, cut) if earlier.before < cut.before else None
+            if between is not None and self._refusal(earlier, len(split), 1) is None:
+                arrays = self._kept(earlier, split, batch_size, views, number)
                 batches = pipeline.array_batches(
-                    lambda _, arrays=arrays: arrays, split.labels, pipeline.BATCH, [(0, np.arange(len(split)))]
+                    lambda _, arrays=arrays: arrays, split.labels, batch_size, [(0, np.arange(len(split)))]
                 )
                 return _outputs(between, batches)
-        return _outputs(cut.frozen, pipeline.view_batches(split, self.network.size, views, number))
+        return _outputs(cut.frozen, pipeline.view_batches(split, self.network.size, batch_size, views, number))
 
-    def _name(self, cut: Cut, split: Split, views: Views, number: int | None) -> str:
+    def _name(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> str:
         parts = {
             "backbone": [self.network.backbone.model.name, self.network.backbone.digest],
             "cut": [type(self.network.head[0]).__name__, *cut.tensors],
             "images": [self.network.size, split.digest()],
             "view": None if number is None else [views.policy.model_dump(), views.seed, number],
-            "kept": [self.settings.dtype, FORMAT, tf.__version__, keras.__version__],
+            "kept": [self.settings.dtype, batch_size, FORMAT, tf.__version__, keras.__version__],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -158,12 +160,13 @@ class Activations:
             os.replace(entry, entry.with_suffix(".partial"))
             return None
 
-    def _write(self, name: str, images: int, batches: Iterator[list[np.ndarray]]) -> None:
+    def _write(self, name: str, images: int, batches: Iterator[tuple]) -> None:
         partial = self.folder / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         arrays: list[np.memmap] = []
-        for first, tensors in zip(range(0, images, pipeline.BATCH), batches, strict=True):
+        done = 0
+        for tensors, *_ in batches:
             if not arrays:
                 arrays = [
                     np.lib.format.open_memmap(
@@ -173,7 +176,8 @@ class Activations:
                 ]
                 self._make_room(sum(array.nbytes for array in arrays) / 1e9)
             for array, tensor in zip(arrays, tensors, strict=True):
-                array[first : first + pipeline.BATCH] = tensor[: images - first]
+                array[done : done + len(tensor)] = tensor[: images - done]
+            done += len(tensors[0])
         for array in arrays:
             array.flush()
         files = [f"{n}.npy" for n in range(len(arrays))]
@@ -197,21 +201,28 @@ class Activations:
                 continue
 
 
-def _through(cut: Cut) -> Callable:
-    """What maps batches of images to what crosses `cut`; filled up to a multiple of 8 images, as in a frozen pass."""
+def _online(cut: Cut, images: tf.data.Dataset) -> tf.data.Dataset:
+    """Batches of images -> batches of what crosses `cut`, computed as they are asked for."""
 
-    def mapped(images, labels, weights):
-        count = images.shape[0]
-        filled = tf.concat([images, images[: -count % 8]], 0) if count >= 8 else tf.repeat(images, 8, 0)[:8]
-        tensors = keras.tree.flatten(cut.frozen(filled, training=False))
-        return _single([tensor[:count] for tensor in tensors]), labels, weights
+    def batches() -> Iterator[tuple]:
+        for tensors, labels, weights in _outputs(cut.frozen, images):
+            yield _single(tensors), labels, weights
 
-    return mapped
+    batch_size = images.element_spec[1].shape[0]
+    crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
+    signature = (_single(crossing), *images.element_spec[1:])
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(tf.data.AUTOTUNE)
 
 
-def _outputs(model: keras.Model, batches: tf.data.Dataset) -> Iterator[list[np.ndarray]]:
+def _outputs(model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
+    """What the model makes of each batch's inputs, with the labels and weights.
+
+    Not by `batches.map`: TensorFlow optimises functions inside a dataset otherwise, which moves the last bits.
+    """
     forward = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
-    return ([tensor.numpy() for tensor in forward(inputs)] for inputs, *_ in batches)
+    for inputs, labels, weights in batches:
+        yield [tensor.numpy() for tensor in forward(inputs)], labels, weights
 
 
 def _single(tensors: list):

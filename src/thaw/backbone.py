@@ -55,7 +55,7 @@ def load(
     Raises:
         ThawError: there is no such network, or its weights cannot be had or do not fit.
     """
-    module, constructor = _application(backbone.name)
+    module, constructor = application(backbone.name)
     arguments = {"include_top": False, "input_shape": (size, size, 3)}
     if backbone.alpha is not None:
         if "alpha" not in inspect.signature(constructor).parameters:
@@ -88,7 +88,7 @@ def digest(model: keras.Model) -> str:
     return found.hexdigest()
 
 
-def _application(name: str) -> tuple[ModuleType, Callable[..., keras.Model]]:
+def application(name: str) -> tuple[ModuleType, Callable[..., keras.Model]]:
     """The module of Keras Applications that has the network, and the function that builds it."""
     modules = [each for each in vars(keras.applications).values() if hasattr(each, "preprocess_input")]
     found = {

@@ -17,7 +17,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, ThawError):
         return redact(text)
     # An error raised while tf.data reads an image comes back as text inside one of TensorFlow's.
-    inside = re.search(r"^ThawError: (.*)$", text, re.MULTILINE)
+    inside = re.search(r"ThawError: (.*)", text)
     if inside:
         return inside[1]
     # HDF5, SQLite and TensorFlow each report a full disk in their own exception.
@@ -28,4 +28,5 @@ def sentence(error: BaseException) -> str | None:
 
 def redact(text: str) -> str:
     """`text` with the user and the password of every address in it left out."""
-    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+    # A password may hold any sign, so with a colon before it everything up to the last @ is taken for one.
+    return re.sub(r"(?<=://)(?:[^/\s@]*:\S*|[^/\s]*)@", "***@", text)

@@ -30,11 +30,13 @@ class Cut:
         tensors: names of the layers whose outputs cross; none where everything trains.
         frozen: pixels float32 (batch, size, size, 3) in [0, 255] -> the list of these; None without any.
         tail: these outputs, or pixels -> probabilities float32 (batch, classes); the layers are the network's own.
+        before: how many layers of the backbone lie on the frozen side.
     """
 
     tensors: tuple[str, ...]
     frozen: keras.Model | None
     tail: keras.Model
+    before: int
 
 
 @dataclass(frozen=True)
@@ -107,33 +109,37 @@ class Network:
             pooling = self.head[0]
             frozen = keras.Model(pixels, [pooling(base(prepared))])
             features = keras.Input(frozen.output[0].shape[1:], name="features")
-            return Cut((pooling.name,), frozen, keras.Model(features, _chain(self.head[1:], features)))
+            tail = keras.Model(features, _chain(self.head[1:], features))
+            return Cut((pooling.name,), frozen, tail, len(base.layers))
         layers = self._cheapest(self._frontier(training))
         before = _ancestors(layers)
         if not any(_operations(layer) for layer in base.layers if id(layer) in before):
-            return Cut((), None, self.model)
+            return Cut((), None, self.model, 0)
         tensors = [layer.output for layer in layers]
         lower, upper = keras.Model(base.input, tensors), keras.Model(tensors, base.output)
         frozen = keras.Model(pixels, _listed(lower(prepared)))
         crossing = [keras.Input(tensor.shape[1:], name=f"frontier_{n}") for n, tensor in enumerate(tensors)]
-        features = upper(crossing if len(crossing) > 1 else crossing[0])
-        return Cut(tuple(layer.name for layer in layers), frozen, keras.Model(crossing, _chain(self.head, features)))
+        features = upper(_single(crossing))
+        tail = keras.Model(crossing, _chain(self.head, features))
+        return Cut(tuple(layer.name for layer in layers), frozen, tail, len(before))
 
     def between(self, lower: Cut, upper: Cut) -> keras.Model | None:
         """What `lower` lets across -> what `upper` lets across; None where the one is not before the other."""
         base, pooling = self.backbone.model, (self.head[0].name,)
         if lower.tensors in ((), pooling, upper.tensors) or not upper.tensors:
             return None
-        pooled = upper.tensors == pooling
-        outputs = base.output if pooled else [base.get_layer(name).output for name in upper.tensors]
-        sources = [base.get_layer(name).output for name in lower.tensors]
+        ends = [base.layers[-1].name] if upper.tensors == pooling else upper.tensors
+        crossing = {name: keras.Input(base.get_layer(name).output.shape[1:], name=name) for name in lower.tensors}
+        further = [name for name in ends if name not in crossing]
+        sources, outputs = ([base.get_layer(name).output for name in names] for names in (crossing, further))
         try:
             inner = keras.Model(sources, outputs)
         except ValueError:  # Keras finds that the outputs do not follow from the inputs
             return None
-        crossing = [keras.Input(tensor.shape[1:]) for tensor in sources]
-        features = inner(crossing if len(crossing) > 1 else crossing[0])
-        return keras.Model(crossing, [self.head[0](features)] if pooled else _listed(features))
+        inputs = list(crossing.values())
+        reached = {**crossing, **dict(zip(further, _listed(inner(_single(inputs))), strict=True))}
+        features = [reached[name] for name in ends]
+        return keras.Model(inputs, [self.head[0](features[0])] if upper.tensors == pooling else features)
 
     def _training_layers(self, depth: Depth) -> list[keras.Layer]:
         layers = self.backbone.model.layers
@@ -226,6 +232,11 @@ def _chain(layers: Sequence[keras.Layer], x):
 
 def _listed(outputs) -> list:
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _single(tensors: list):
+    """What Keras takes: a list of several tensors, or the only one."""
+    return tensors if len(tensors) > 1 else tensors[0]
 
 
 def _parents(layer: keras.Layer) -> list[keras.Layer]:

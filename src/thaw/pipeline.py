@@ -17,7 +17,6 @@ from thaw.config import Augmentation
 from thaw.data import Split
 from thaw.errors import ThawError
 
-BATCH = 32  # images in one batch of a frozen pass; a multiple of 8, as these give an image the same bits
 SAMPLE = 512  # images: enough for the statistics of batch normalisation
 
 
@@ -111,9 +110,9 @@ def evaluation_batches(split: Split, size: int, batch_size: int) -> tf.data.Data
     return _in_order(split, size, batch_size, PLAIN, None)
 
 
-def view_batches(split: Split, size: int, views: Views, number: int | None) -> tf.data.Dataset:
-    """One view of every image of `split`, in order, in batches for the frozen pass."""
-    return _in_order(split, size, BATCH, views, number)
+def view_batches(split: Split, size: int, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
+    """One view of every image of `split`, in order; batches as in `training_batches`."""
+    return _in_order(split, size, batch_size, views, number)
 
 
 def array_batches(
@@ -157,9 +156,9 @@ def array_batches(
 
 
 def sample(split: Split, size: int) -> Iterator[np.ndarray]:
-    """Some images of `split` as they are, in full batches of float32 (BATCH, size, size, 3) in [0, 255]."""
+    """Some images of `split` as they are, in full batches of float32 (32, size, size, 3) in [0, 255]."""
     chosen = np.random.default_rng(0).permutation(len(split))[:SAMPLE]
-    for images, _, _ in evaluation_batches(split.take(chosen), size, BATCH):
+    for images, _, _ in evaluation_batches(split.take(chosen), size, 32):
         yield images.numpy()
 
 

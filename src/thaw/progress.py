@@ -27,7 +27,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, console: Console, label: str, live: bool, stages: Sequence[Stage]):
         super().__init__()
         self.console, self.label, self.stages = console, label, stages
-        self.live = Live(console=console, auto_refresh=False, transient=True) if live else None
+        self.live = Live(console=console, auto_refresh=False, transient=True) if live and console.is_terminal else None
         self.number, self.done = -1, 0
         self.total = sum(len(stage.epochs) for stage in stages)
 

@@ -196,7 +196,7 @@ class Record:
 
 def command() -> str:
     """The command that this process was started with, without credentials."""
-    return redact(shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]))
+    return shlex.join(map(redact, ["python", Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def git_tags(root: Path) -> dict[str, str]:

@@ -1,0 +1,117 @@
+"""The least that a sweep must do: each image through the frozen layers once, and bare steps of what trains."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from cases import Case
+
+from thaw import activations, backbone, config, data, network, pipeline, stage
+
+BATCH = 32
+
+
+@dataclass
+class Clock:
+    """Seconds spent inside what is timed."""
+
+    seconds: float = 0.0
+
+
+@contextlib.contextmanager
+def timed() -> Iterator[Clock]:
+    """Time the parts of Thaw that the floor has too: frozen passes and training."""
+    clock = Clock()
+    places = [
+        (activations.Activations, "training_batches"),
+        (activations.Activations, "evaluation_batches"),
+        (stage, "train"),
+    ]
+    originals = [getattr(owner, name) for owner, name in places]
+
+    def clocked(function):
+        def call(*arguments, **named):
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                clock.seconds += time.perf_counter() - began
+
+        return call
+
+    for (owner, name), original in zip(places, originals, strict=True):
+        setattr(owner, name, clocked(original))
+    try:
+        yield clock
+    finally:
+        for (owner, name), original in zip(places, originals, strict=True):
+            setattr(owner, name, original)
+
+
+def sweep(case: Case) -> None:
+    """One frozen pass per image and view for the deepest run, and each run's steps on arrays in memory."""
+    settings = config.Backbone(name=case.network, image_size=case.size, smallest_size=32, alpha=case.alpha)
+    weights = config.Weights(source="file", path=str(case.weights))
+    base = backbone.load(settings, weights, case.size, 0, [])
+    head = config.Head(pooling="avg", hidden=0, dropout=0.0)
+    source = config.Dataset(
+        source="folder", name=None, path=str(case.photographs), image_size=case.size, images_per_class=None
+    )
+    photographs = data.load(source, 0)
+    net = network.build(base, head, case.classes, case.size, max(case.depths), 0)
+    cuts = {depth: net.cut(depth) for depth in {0, *case.depths}}
+    deepest = cuts[max(case.depths)]
+    views = pipeline.Views(policy(case.augmentation), 0, None)
+    epochs = range(2 * case.epochs)
+    numbers = sorted({views.number(epoch) for epoch in epochs}, key=lambda number: number or 0)
+    passes = [(photographs.train, views, number) for number in numbers]
+    passes += [(split, pipeline.PLAIN, None) for split in (photographs.validation, photographs.test)]
+    crossing = [forward(deepest.frozen, split, case.size, *which) for split, *which in passes]
+    for depth in case.depths:
+        for trains in dict.fromkeys([0, depth]):
+            cut = cuts[trains]
+            between = net.between(deepest, cut)
+            inputs = [through(between, each) if between else each for each in crossing]
+            steps(net, cut, trains, inputs, photographs, case.epochs)
+
+
+def policy(name: str) -> config.Augmentation:
+    """The published notebook's policy, or none."""
+    far = 0.2 if name == "standard" else 0.0
+    return config.Augmentation(name=name, flip=far > 0, rotation=far, zoom=far, translation=far, views=None)
+
+
+def forward(frozen: keras.Model, split: data.Split, size: int, views: pipeline.Views, number: int | None) -> list:
+    """What crosses for every image of a split, in memory."""
+    call = tf.function(lambda images: keras.tree.flatten(frozen(images, training=False)))
+    batches = [[t.numpy() for t in call(x)] for x, _, _ in pipeline.view_batches(split, size, BATCH, views, number)]
+    return [np.concatenate(parts)[: len(split)] for parts in zip(*batches, strict=True)]
+
+
+def through(between: keras.Model, arrays: list) -> list:
+    """From the deepest cut to a shallower one."""
+    call = tf.function(lambda inputs: keras.tree.flatten(between(inputs, training=False)))
+    parts = [call([a[i : i + BATCH] for a in arrays] if len(arrays) > 1 else arrays[0][i : i + BATCH])
+             for i in range(0, len(arrays[0]), BATCH)]  # fmt: skip
+    return [np.concatenate([t.numpy() for t in tensors]) for tensors in zip(*parts, strict=True)]
+
+
+def steps(net: network.Network, cut: network.Cut, depth: int, inputs: list, photographs: data.Dataset, epochs: int):
+    """Train and validate on arrays in memory, without a callback."""
+    net.unfreeze(depth)
+    cut.tail.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+
+    def batches(arrays, labels):
+        tensors = tuple(arrays) if len(arrays) > 1 else arrays[0]
+        dataset = tf.data.Dataset.from_tensor_slices((tensors, labels, np.ones(len(labels), np.float32)))
+        return dataset.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+    validation = batches(inputs[-2], photographs.validation.labels)
+    for epoch in range(epochs):
+        training = batches(inputs[epoch % (len(inputs) - 2)], photographs.train.labels)
+        cut.tail.fit(training, verbose=0, shuffle=False)
+        cut.tail.evaluate(validation, verbose=0)

@@ -1,0 +1,69 @@
+"""The sweep as a notebook would write it: the loop that Thaw is measured against."""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from cases import Case
+
+from thaw.backbone import application
+
+
+def sweep(case: Case, folder: Path) -> None:
+    """Train the backbone at several depths, each from the start, one after another."""
+    for depth in case.depths:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        run(case, depth, folder / str(depth))
+
+
+def run(case: Case, depth: int, folder: Path) -> float:
+    """Feature extraction, then fine-tuning of the last `depth` layers; the accuracy on the test images."""
+    size = (case.size, case.size)
+    load = keras.utils.image_dataset_from_directory
+    train = load(case.photographs / "train", image_size=size, batch_size=32, seed=0, verbose=False)
+    train = train.prefetch(tf.data.AUTOTUNE)
+    held_out = {"image_size": size, "batch_size": 32, "shuffle": False, "verbose": False}
+    validation = load(case.photographs / "val", **held_out).prefetch(tf.data.AUTOTUNE)
+    test = load(case.photographs / "test", **held_out).prefetch(tf.data.AUTOTUNE)
+
+    module, constructor = application(case.network)
+    base = constructor(include_top=False, input_shape=(*size, 3), weights=str(case.weights), **case.arguments)
+    base.trainable = False
+    inputs = keras.Input((*size, 3))
+    x = inputs
+    if case.augmentation == "standard":
+        x = keras.layers.RandomFlip("horizontal")(x)
+        x = keras.layers.RandomRotation(0.2)(x)
+        x = keras.layers.RandomZoom(0.2)(x)
+        x = keras.layers.RandomTranslation(0.2, 0.2)(x)
+    x = base(module.preprocess_input(x), training=False)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(case.classes, "softmax")(x))
+
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(
+            folder / "best.weights.h5", monitor="val_loss", save_best_only=True, save_weights_only=True
+        ),
+        keras.callbacks.TensorBoard(folder / "tensorboard"),
+    ]
+    settings = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
+    model.compile(keras.optimizers.Adam(1e-3), **settings)
+    model.fit(train, epochs=case.epochs, validation_data=validation, callbacks=callbacks, verbose=0)
+    if depth:
+        base.trainable = True
+        for layer in base.layers[:-depth]:
+            layer.trainable = False
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+        model.compile(keras.optimizers.Adam(1e-4), **settings)
+        model.fit(
+            train,
+            initial_epoch=case.epochs,
+            epochs=2 * case.epochs,
+            validation_data=validation,
+            callbacks=callbacks,
+            verbose=0,
+        )
+    return model.evaluate(test, verbose=0)[1]
