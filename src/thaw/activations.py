@@ -51,6 +51,7 @@ class Activations:
         cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
         self.earliest = sorted(cuts, key=lambda cut: cut.before)
         self.held = ExitStack()
+        self.traced: dict[keras.Model, Callable] = {}
 
     def __enter__(self) -> "Activations":
         return self
@@ -67,7 +68,7 @@ class Activations:
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
             images = pipeline.training_batches(split, self.network.size, batch_size, epochs, seed, views)
-            return images if cut.frozen is None else _online(cut, images)
+            return images if cut.frozen is None else self._online(cut, images)
         kept = {each: self._kept(cut, split, batch_size, views, each) for each in sorted(numbers, key=lambda n: n or 0)}
         return pipeline.array_batches(
             lambda epoch: kept[views.number(epoch)], split.labels, batch_size, pipeline.orders(len(split), epochs, seed)
@@ -77,7 +78,7 @@ class Activations:
         """As `pipeline.evaluation_batches`, but of what crosses `cut` in place of images."""
         if self._refusal(cut, len(split), 1):
             images = pipeline.evaluation_batches(split, self.network.size, batch_size)
-            return images if cut.frozen is None else _online(cut, images)
+            return images if cut.frozen is None else self._online(cut, images)
         kept = self._kept(cut, split, batch_size, pipeline.PLAIN, None)
         return pipeline.array_batches(lambda _: kept, split.labels, batch_size, [(0, np.arange(len(split)))])
 
@@ -131,8 +132,31 @@ class Activations:
                 batches = pipeline.array_batches(
                     lambda _, arrays=arrays: arrays, split.labels, batch_size, [(0, np.arange(len(split)))]
                 )
-                return _outputs(between, batches)
-        return _outputs(cut.frozen, pipeline.view_batches(split, self.network.size, batch_size, views, number))
+                return self._outputs(between, batches)
+        return self._outputs(cut.frozen, pipeline.view_batches(split, self.network.size, batch_size, views, number))
+
+    def _online(self, cut: Cut, images: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches of images -> batches of what crosses `cut`, computed as they are asked for."""
+
+        def batches() -> Iterator[tuple]:
+            for tensors, labels, weights in self._outputs(cut.frozen, images):
+                yield _single(tensors), labels, weights
+
+        batch_size = images.element_spec[1].shape[0]
+        crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
+        signature = (_single(crossing), *images.element_spec[1:])
+        dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(tf.data.AUTOTUNE)
+
+    def _outputs(self, model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
+        """What the model makes of each batch's inputs, with the labels and weights.
+
+        Not by `batches.map`: TensorFlow optimises functions inside a dataset otherwise, which moves the last bits.
+        """
+        if model not in self.traced:
+            self.traced[model] = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
+        for inputs, labels, weights in batches:
+            yield [tensor.numpy() for tensor in self.traced[model](inputs)], labels, weights
 
     def _name(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> str:
         parts = {
@@ -199,30 +223,6 @@ class Activations:
                 total -= taken[entry]
             except (Timeout, RuntimeError):  # read by another process, or by this one
                 continue
-
-
-def _online(cut: Cut, images: tf.data.Dataset) -> tf.data.Dataset:
-    """Batches of images -> batches of what crosses `cut`, computed as they are asked for."""
-
-    def batches() -> Iterator[tuple]:
-        for tensors, labels, weights in _outputs(cut.frozen, images):
-            yield _single(tensors), labels, weights
-
-    batch_size = images.element_spec[1].shape[0]
-    crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
-    signature = (_single(crossing), *images.element_spec[1:])
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(tf.data.AUTOTUNE)
-
-
-def _outputs(model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
-    """What the model makes of each batch's inputs, with the labels and weights.
-
-    Not by `batches.map`: TensorFlow optimises functions inside a dataset otherwise, which moves the last bits.
-    """
-    forward = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
-    for inputs, labels, weights in batches:
-        yield [tensor.numpy() for tensor in forward(inputs)], labels, weights
 
 
 def _single(tensors: list):

@@ -95,12 +95,29 @@ class Network:
         if trains != self.plan(depth):
             raise AssertionError(f"Other variables train than planned: {sorted(trains ^ self.plan(depth))}")
 
+    @cached_property
+    def _built(self) -> dict:
+        """Cuts by depth and what lies between two of them: each is built once, as TensorFlow traces each anew."""
+        return {}
+
     def cut(self, depth: Depth) -> Cut:
         """The network in two, as late as nothing that trains lies before, or a little earlier where that costs less.
 
         Where only the head trains, pooled features cross. Where the exact frontier has wide tensors and a single
         narrower one lies earlier, computing the layers between again may cost less than reading the wide ones.
         """
+        if depth not in self._built:
+            self._built[depth] = self._cut(depth)
+        return self._built[depth]
+
+    def between(self, lower: Cut, upper: Cut) -> keras.Model | None:
+        """What `lower` lets across -> what `upper` lets across; None where the one is not before the other."""
+        key = (lower.tensors, upper.tensors)
+        if key not in self._built:
+            self._built[key] = self._between(lower, upper)
+        return self._built[key]
+
+    def _cut(self, depth: Depth) -> Cut:
         pixels = keras.Input((self.size, self.size, 3), name="pixels")
         prepared = self.backbone.preprocess(pixels)
         base = self.backbone.model
@@ -123,8 +140,7 @@ class Network:
         tail = keras.Model(crossing, _chain(self.head, features))
         return Cut(tuple(layer.name for layer in layers), frozen, tail, len(before))
 
-    def between(self, lower: Cut, upper: Cut) -> keras.Model | None:
-        """What `lower` lets across -> what `upper` lets across; None where the one is not before the other."""
+    def _between(self, lower: Cut, upper: Cut) -> keras.Model | None:
         base, pooling = self.backbone.model, (self.head[0].name,)
         if lower.tensors in ((), pooling, upper.tensors) or not upper.tensors:
             return None
