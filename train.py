@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -35,7 +36,7 @@ def train(config: Config, job: Job) -> Outcome:
         runtime.start(config.threads or job.threads)
         from keras.callbacks import TensorBoard
 
-        from thaw import backbone, data, evaluation, network, pipeline, recording, stage
+        from thaw import backbone, data, evaluation, network, pipeline, recording, signature, stage
         from thaw.activations import Activations
         from thaw.progress import Progress
 
@@ -56,22 +57,27 @@ def train(config: Config, job: Job) -> Outcome:
         progress = Progress(console(), job.label, job.live, stages)
         views = pipeline.Views(config.augmentation, config.seed, config.augmentation.views)
         kept = Activations(Path(config.store, "activations"), config.activations, net, job.depths(config), progress.say)
-        trained = []
+        trained, mark = {}, ""
         for each in stages:
-            cut, images = net.cut(each.depth), training[each.name]
-            with kept:
-                batches = kept.training_batches(cut, images, batch_size, each.epochs, (config.seed, each.number), views)
-                validation = kept.evaluation_batches(cut, dataset.validation, batch_size)
-                curves = TensorBoard(job.folder / "tensorboard", write_graph=False)
-                callbacks = [recording.Epochs(record, each), progress, curves]
-                folder = job.folder / "checkpoints" / each.name
-                trained.append(stage.train(each, net, cut.tail, batches, validation, config.seed, folder, callbacks))
+            cut, images, seed = net.cut(each.depth), training[each.name], (config.seed, each.number)
+            mark = signature.of_stage(each, config, net, dataset, images, before=mark)
+            batches = partial(kept.training_batches, cut, images, batch_size, seed, views)
+            validation = partial(kept.evaluation_batches, cut, dataset.validation, batch_size)
+            curves = TensorBoard(job.folder / "tensorboard", write_graph=False)
+            callbacks = [recording.Epochs(record, each), progress, curves]
+            folder = Path(config.store, "stages", mark)
+            with kept, progress, stage.claimed(folder, progress.say):
+                came_to = stage.train(each, net, cut.tail, batches, validation, config.seed, folder, callbacks)
+            recording.note_stage(record, each, mark, came_to)
+            trained[each.name] = came_to
 
         # Evaluation: the only look at the test split
         with kept:
             test = kept.evaluation_batches(cut, dataset.test, batch_size)
             answers = evaluation.evaluate(cut.tail, test, dataset.test, dataset.class_names)
-        return recording.results(record, config, job, net.model, trained, answers, time.perf_counter() - began)
+        return recording.results(
+            record, config, job, net.model, training, trained, answers, time.perf_counter() - began
+        )
 
 
 @hydra.main(config_path=str(composition.CONF), config_name="config", version_base="1.3")

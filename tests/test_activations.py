@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from test_network import CUTS, build
-from test_stage import DROPOUT, FLIP, images
+from test_stage import DROPOUT, FLIP, folder, images
 from test_stage import settings as stage_settings
 
 from thaw import config, pipeline, stage
@@ -39,7 +40,7 @@ def activations(folder, net, depths=(0,), said=None, **changes):
 
 
 def features(kept, cut, split, views=pipeline.PLAIN, epochs=range(1)):
-    batches = kept.training_batches(cut, split, 8, epochs, (0, 0), views)
+    batches = kept.training_batches(cut, split, 8, (0, 0), views, epochs)
     return [np.concatenate([np.ravel(t) for t in keras.tree.flatten(x)]) for x, _, _ in batches]
 
 
@@ -199,7 +200,7 @@ def test_a_batch_of_any_size_changes_no_bit(tmp_path, size):
     net = build()
     cut = net.cut(0)
     with activations(tmp_path, net) as kept, activations(tmp_path, net, keep=False) as off:
-        batches = [each.training_batches(cut, images(40), size, range(2), (0, 0), FLIP) for each in (kept, off)]
+        batches = [each.training_batches(cut, images(40), size, (0, 0), FLIP, range(2)) for each in (kept, off)]
         for (one, *_), (other, *_) in zip(*batches, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -222,9 +223,9 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
         cut = net.cut(depth)
         each = stage.Stage("finetune", 1, depth, 0, stage_settings(), "last")
         with activations(tmp_path, net, [depth], keep=keep) as kept:
-            batches = kept.training_batches(cut, train, 8, each.epochs, (0, 1), FLIP)
-            held_out = kept.evaluation_batches(cut, validation, 8)
-            trained = stage.train(each, net, cut.tail, batches, held_out, 0, tmp_path / str(keep), [])
+            batches = partial(kept.training_batches, cut, train, 8, (0, 1), FLIP)
+            held_out = partial(kept.evaluation_batches, cut, validation, 8)
+            trained = stage.train(each, net, cut.tail, batches, held_out, 0, folder(tmp_path / str(keep)), [])
         history = [{k: v for k, v in epoch.items() if k != "epoch_seconds"} for epoch in trained.history]
         results.append((history, net.model.get_weights()))
     assert results[0][0] == results[1][0]

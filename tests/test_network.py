@@ -84,11 +84,10 @@ def test_a_layer_that_does_not_train_as_planned_stops_the_run():
 
 
 def test_a_depth_beyond_the_backbone_is_refused():
-    net = build()
-    count = len(net.backbone.model.layers)
-    net.unfreeze(count)
+    count = len(build().backbone.model.layers)
+    build(depth=count).unfreeze(count)
     with pytest.raises(ThawError, match=f"unfreeze={count + 1} is beyond .* which has {count} layers"):
-        net.unfreeze(count + 1)
+        build(depth=count + 1)
 
 
 def test_batch_norm_trains_only_from_scratch():

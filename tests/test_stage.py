@@ -1,3 +1,6 @@
+import threading
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +8,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from test_network import build
 
-from thaw import config, data, pipeline, stage
+from thaw import config, data, durable, pipeline, stage
 from thaw.config import Augmentation, Head
 
 FLIP = pipeline.Views(
@@ -28,12 +31,24 @@ def images(count=20, seed=0):
     return data.Split(tuple(f"{seed}/{i}" for i in range(count)), labels, pixels)
 
 
-def train(folder, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", **changes):
+def folder(path):
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", **changes):
     net = net or build(depth=3, head=DROPOUT)
     each = stage.Stage(*which, settings(**changes), evaluate)
-    batches = pipeline.training_batches(images(), 32, 8, each.epochs, (0, each.number), FLIP)
-    validation = pipeline.evaluation_batches(images(10, 1), 32, 8)
-    trained = stage.train(each, net, net.model, batches, validation, 0, folder / each.name, callbacks)
+    trained = stage.train(
+        each,
+        net,
+        net.model,
+        lambda epochs: pipeline.training_batches(images(), 32, 8, epochs, (0, each.number), FLIP),
+        lambda: pipeline.evaluation_batches(images(10, 1), 32, 8),
+        0,
+        folder(path / each.name),
+        callbacks,
+    )
     return net, trained
 
 
@@ -60,7 +75,7 @@ def test_a_stage_without_epochs_is_left_out():
     assert [each.name for each in plan("all", epochs=0)] == ["finetune"]
 
 
-def test_a_stage_reports_every_epoch_and_leaves_whole_checkpoints(tmp_path):
+def test_a_stage_reports_every_epoch_and_leaves_only_what_it_came_to(tmp_path):
     seen = []
     told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, dict(logs))))
     net, trained = train(tmp_path, callbacks=[told])
@@ -69,7 +84,7 @@ def test_a_stage_reports_every_epoch_and_leaves_whole_checkpoints(tmp_path):
         "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"
     }  # fmt: skip
     assert seen[0][1]["learning_rate"] == pytest.approx(0.01)
-    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["best.weights.h5", "last.weights.h5"]
+    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["done.json", "kept.weights.h5"]
 
 
 def test_losses_count_each_image_once(tmp_path):
@@ -93,17 +108,124 @@ def test_weightless_images_do_not_move_the_weights():
     np.testing.assert_allclose(net.model.get_weights()[-2], again.model.get_weights()[-2], rtol=1e-6)
 
 
+def numbers(trained):
+    return [{name: value for name, value in epoch.items() if name != "epoch_seconds"} for epoch in trained.history]
+
+
+def assert_equal_weights(net, other):
+    for one, another in zip(net.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
 def test_two_runs_of_one_seed_are_equal_to_the_bit(tmp_path):
     results = []
     for number in range(2):
-        keras.backend.clear_session()
         net, head = train(tmp_path / str(number))
         net, finetune = train(tmp_path / str(number), net, ("finetune", 1, 3, 2), learning_rate=1e-3)
-        history = [{k: v for k, v in e.items() if k != "epoch_seconds"} for e in head.history + finetune.history]
-        results.append((history, net.model.get_weights()))
-    assert results[0][0] == results[1][0]
-    for one, other in zip(results[0][1], results[1][1], strict=True):
-        np.testing.assert_array_equal(one, other)
+        results.append((net, numbers(head) + numbers(finetune)))
+    assert results[0][1] == results[1][1]
+    assert_equal_weights(results[0][0], results[1][0])
+
+
+class Die(keras.callbacks.Callback):
+    """Ends training at one moment, as a kill does: nothing that comes after it in the process is done."""
+
+    def __init__(self, moment, epoch):
+        super().__init__()
+        self.moment, self.epoch = moment, epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if (self.moment, self.epoch) == ("begin", epoch):
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.moment == "batch" and self.model.optimizer.iterations.numpy() == 3 * (self.epoch - 2) + 2:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (self.moment, self.epoch) == ("end", epoch):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("moment", ["begin", "batch", "end"])
+def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, moment, optimizer):
+    plan = {"which": ("finetune", 1, 3, 2), "epochs": 4, "optimizer": optimizer, "learning_rate": 3e-3}
+    whole, straight = train(tmp_path / "whole", **plan)
+    seen = []
+    told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, logs["val_loss"])))
+    for epoch in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", callbacks=[Die(moment, epoch)], **plan)
+    resumed, trained = train(tmp_path / "killed", callbacks=[told], **plan)
+    assert trained.found >= 2
+    assert numbers(trained) == numbers(straight)
+    assert seen == [(epoch, metrics["val_loss"]) for epoch, metrics in zip(range(2, 6), straight.history)]
+    assert trained.kept == straight.kept
+    assert_equal_weights(resumed, whole)
+    assert sorted(path.name for path in (tmp_path / "killed/finetune").iterdir()) == ["done.json", "kept.weights.h5"]
+
+
+def test_the_best_epoch_before_a_kill_is_remembered(tmp_path):
+    spoilt = {"epochs": 4, "callbacks": [Spoil()]}
+    whole, straight = train(tmp_path / "whole", **spoilt)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", epochs=4, callbacks=[Spoil(), Die("begin", 2)])
+    resumed, trained = train(tmp_path / "killed", **spoilt)
+    assert trained.kept == straight.kept == 0
+    assert_equal_weights(resumed, whole)
+
+
+def test_patience_survives_a_kill(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, epochs=6, patience=2, callbacks=[Spoil(), Die("begin", 2)])
+    _, trained = train(tmp_path, epochs=6, patience=2, callbacks=[Spoil()])
+    assert len(trained.history) == 3
+
+
+def test_a_finished_stage_is_handed_over_without_training(tmp_path):
+    net, first = train(tmp_path)
+    other = build(depth=3, head=DROPOUT)
+    _, again = train(tmp_path, other, callbacks=[Die("begin", 99)])
+    assert (first.found, again.found) == (0, 2)
+    assert again.history == first.history
+    assert_equal_weights(net, other)
+
+
+def test_a_state_that_was_half_written_is_not_seen(tmp_path, monkeypatch):
+    plan = {"epochs": 3}
+    whole, straight = train(tmp_path / "whole", **plan)
+
+    def torn(path):
+        if path.name == "new-state.npz" and straight is not None:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_flush", torn)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", **plan)
+    resumed, trained = train(tmp_path / "killed", **plan)
+    assert numbers(trained) == numbers(straight)
+    assert_equal_weights(resumed, whole)
+
+
+def test_a_stage_that_another_process_trains_is_waited_for(tmp_path):
+    said, order = [], []
+
+    def work():
+        with stage.claimed(tmp_path, said.append):
+            order.append("second")
+
+    with stage.claimed(tmp_path, said.append):
+        other = threading.Thread(target=work)
+        other.start()
+        while not said:
+            time.sleep(0.01)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert said == ["Another process trains this stage; waiting for it."]
 
 
 class Spoil(keras.callbacks.Callback):

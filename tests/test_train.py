@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import mlflow
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def sweeps_of(client):
 
 
 def test_a_sweep_is_one_parent_with_its_runs_nested(command, client, tmp_path):
-    status, out, err = command("-m", *TINY, "unfreeze=0,3", "fraction=50,100", "augmentation=light")
+    status, out, err = command("-m", *TINY, "unfreeze=0,3", "fraction=50,100")
     assert status == 0, err
     assert "[4/4] unfreeze=3 fraction=100 · finetune 1/1 · loss" in out
     assert "#/experiments/1/runs?workflowType=machine_learning" in out
@@ -163,18 +165,58 @@ def numbers(client, run):
     return {name: [point.value for point in client.get_metric_history(run.info.run_id, name)] for name in names}
 
 
-@pytest.mark.parametrize("augmentation", ["none", "standard"])
-def test_kept_activations_and_repetition_change_no_bit(command, client, tmp_path, augmentation):
-    """Twice with activations on disk, where the second finds those of the first, and once without any."""
-    plan = [*TINY, "unfreeze=6", "head.dropout=0.3", f"augmentation={augmentation}", "training.finetune.epochs=2"]
+def test_kept_activations_and_repetition_change_no_bit(command, client, tmp_path):
+    """Once with activations on disk, once with those that the first kept, and once without any."""
+    plan = [*TINY, "unfreeze=6", "head.dropout=0.3", "augmentation=standard", "training.finetune.epochs=2"]
     for extra in ([], [], ["activations=off"]):
         status, out, err = command(*plan, *extra)
         assert status == 0, err
+        shutil.rmtree(tmp_path / "mlruns" / "stages")  # or they would not be trained again
     assert "Trains without kept activations: activations=off." in out
     runs = client().search_runs(["1"])
     first, second, off = (numbers(client(), run) for run in runs)
     assert len(first["train_loss"]) == 3
     assert first == second == off
+
+
+def test_a_sweep_trains_the_head_once_and_every_record_is_whole(command, client, monkeypatch):
+    fitted = []
+    fit = keras.Model.fit
+    monkeypatch.setattr(keras.Model, "fit", lambda model, *a, **k: fitted.append(k["epochs"]) or fit(model, *a, **k))
+    status, out, err = command("-m", *TINY, "unfreeze=0,3,6")
+    assert status == 0, err
+    assert fitted == [1, 2, 2]
+    assert out.count("head 1/1 · trained before") == 2
+    (parent,) = sweeps_of(client())
+    runs = {run.data.params["unfreeze"]: run for run in runs_of(client(), parent)}
+    steps = {depth: len(numbers(client(), run)["train_loss"]) for depth, run in runs.items()}
+    assert steps == {"0": 1, "3": 2, "6": 2}
+    assert [run.data.tags["thaw.head.epochs_found"] for _, run in sorted(runs.items())] == ["0", "1", "1"]
+    assert len({run.data.tags["thaw.head"] for run in runs.values()}) == 1
+    status, out, err = command("-m", *TINY, "unfreeze=0,3,6")
+    assert status == 0, err
+    assert len(fitted) == 3
+
+
+def test_a_command_that_was_killed_goes_on_to_the_same_numbers(tmp_path):
+    plan = [*TINY, "unfreeze=6", "training.head.epochs=3", "training.finetune.epochs=25", "activations=off"]
+    found = []
+    for store, kill in (("whole", None), ("killed", "head 2/3"), ("killed", "finetune 7/25"), ("killed", None)):
+        program = [sys.executable, "-u", str(ROOT / "train.py"), *plan, f"store={tmp_path / store}"]
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if kill and kill in line:
+                process.kill()
+        assert (process.wait() == 0) == (kill is None), "".join(lines)
+        if not kill:
+            client = MlflowClient(f"sqlite:///{tmp_path / store / 'mlflow.db'}")
+            newest, *_ = client.search_runs(["1"])
+            found.append(numbers(client, newest))
+    assert "finetune 7/25 · trained before" in "".join(lines)
+    assert len(found[0]["train_loss"]) == 28
+    assert found[0] == found[1]
 
 
 def test_a_run_that_fails_leaves_the_others_alone(command, client):
@@ -228,7 +270,7 @@ def test_a_full_disk_is_said_in_one_sentence(command, monkeypatch, client):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stage._Checkpoint, "on_epoch_end", full)
+    monkeypatch.setattr(stage._State, "on_epoch_end", full)
     status, _, err = command(*TINY)
     assert status == 1
     assert "The disk is full; make room" in err
@@ -247,7 +289,7 @@ def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, m
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage._Checkpoint, "on_epoch_end", interrupt)
+    monkeypatch.setattr(stage._State, "on_epoch_end", interrupt)
     status, out, err = command("-m", *TINY, "seed=0,1")
     assert status == 130
     assert "1 runs did not start" in out

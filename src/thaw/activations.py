@@ -60,7 +60,7 @@ class Activations:
         self.held.close()
 
     def training_batches(
-        self, cut: Cut, split: Split, batch_size: int, epochs: range, seed: tuple[int, int], views: Views
+        self, cut: Cut, split: Split, batch_size: int, seed: tuple[int, int], views: Views, epochs: range
     ) -> tf.data.Dataset:
         """As `pipeline.training_batches`, but of what crosses `cut` in place of images, kept where that can be."""
         numbers = {views.number(epoch) for epoch in epochs}

@@ -74,16 +74,8 @@ class Network:
 
         Each layer is set by itself: `model.trainable = True` returns early where the flag is True already and leaves
         children frozen.
-
-        Raises:
-            ThawError: the backbone has fewer layers.
         """
         layers = self.backbone.model.layers
-        if depth != "all" and depth > len(layers):
-            raise ThawError(
-                f"unfreeze={depth} is beyond {self.backbone.model.name}, which has {len(layers)} layers; give 0 to "
-                f"{len(layers)} or all"
-            )
         training = {id(layer) for layer in self._training_layers(depth)}
         self.backbone.model.trainable = True
         for layer in layers:
@@ -201,7 +193,14 @@ def build(backbone: Backbone, head: config.Head, classes: int, size: int, depth:
 
     Batch normalisation trains only where everything starts from scratch: random weights, all layers unfrozen. Kept
     statistics are the point of pretrained ones (https://keras.io/guides/transfer_learning/).
+
+    Raises:
+        ThawError: the backbone has fewer than `depth` layers.
     """
+    count = len(backbone.model.layers)
+    if depth != "all" and depth > count:
+        name = backbone.model.name
+        raise ThawError(f"unfreeze={depth} is beyond {name}, which has {count} layers; give 0 to {count} or all")
     batch_norm = "train" if backbone.weights == "random" and depth == "all" else "frozen"
     if batch_norm == "frozen":
         # Inference mode includes the stochastic depth inside EfficientNet. `backbone(x, training=False)` does not reach

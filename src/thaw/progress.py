@@ -28,19 +28,30 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.console, self.label, self.stages = console, label, stages
         self.live = Live(console=console, auto_refresh=False, transient=True) if live and console.is_terminal else None
-        self.number, self.done = -1, 0
         self.total = sum(len(stage.epochs) for stage in stages)
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.live:
+            self.live.stop()
 
     def say(self, words: str) -> None:
         """Show a line that stays."""
         self.console.print(f"{self.label} · {words}")
 
     def on_train_begin(self, logs=None):
-        self.number += 1
-        self.done = self._before()
-        self.first, self.began, self.shown = self.done, time.perf_counter(), 0.0
-        if self.live:
-            self.live.start()
+        self.began, self.first, self.shown = time.perf_counter(), None, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.stage = next(stage for stage in self.stages if epoch in stage.epochs)
+        self.before = sum(len(stage.epochs) for stage in self.stages if stage.number < self.stage.number)
+        self.done = self.before + epoch - self.stage.first_epoch
+        if self.first is None:
+            self.first = self.done
 
     def on_train_batch_end(self, batch, logs=None):
         if self.live and time.perf_counter() - self.shown > 0.1:
@@ -49,14 +60,16 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.done += 1
+        if self.params.get("found"):
+            return
         if self.live:
             self.live.update(self._bar(self.done, logs), refresh=True)
         else:
             self.console.print(" · ".join([self._where(self.done), *_numbers(logs), self._left(self.done)]))
 
     def on_train_end(self, logs=None):
-        if self.live:
-            self.live.stop()
+        if self.params.get("found"):
+            self.say(f"{self.stage.name} {self.done - self.before}/{len(self.stage.epochs)} · trained before")
 
     def _bar(self, done: float, logs: dict) -> Table:
         line = Table.grid(padding=(0, 1))
@@ -65,12 +78,7 @@ class Progress(keras.callbacks.Callback):
         return line
 
     def _where(self, done: float) -> str:
-        stage = self.stages[self.number]
-        epoch = math.ceil(done - self._before())
-        return f"{self.label} · {stage.name} {epoch}/{len(stage.epochs)}"
-
-    def _before(self) -> int:
-        return sum(len(stage.epochs) for stage in self.stages[: self.number])
+        return f"{self.label} · {self.stage.name} {math.ceil(done - self.before)}/{len(self.stage.epochs)}"
 
     def _left(self, done: float) -> str:
         """The time left at the pace of this stage, in words."""

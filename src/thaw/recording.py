@@ -97,12 +97,18 @@ class Epochs(keras.callbacks.Callback):
         self.record.metrics({**values, "stage": self.stage.number}, epoch)
 
 
+def note_stage(record: tracking.Record, stage: Stage, signature: str, trained: Trained) -> None:
+    """Record a stage's signature, and how many of its epochs this run found trained rather than trained itself."""
+    record.tags({f"thaw.{stage.name}": signature, f"thaw.{stage.name}.epochs_found": str(trained.found)})
+
+
 def results(
     record: tracking.Record,
     config: Config,
     job: Job,
     model: keras.Model,
-    trained: list[Trained],
+    training: dict[str, Split],
+    trained: dict[str, Trained],
     answers: Evaluation,
     seconds: float,
 ) -> Outcome:
@@ -113,12 +119,15 @@ def results(
         config: of the run.
         job: of the run.
         model: as evaluated.
+        training: the images that each stage trained on.
         trained: what each stage came to.
         answers: for the test split.
         seconds: that all of it took.
     """
-    history = [epoch for stage in trained for epoch in stage.history]
-    figures.learning_curves(history, len(trained[0].history), record.folder / "learning_curves.png")
+    first, *_, last = [*trained.values(), *trained.values()]
+    history = [epoch for stage in trained.values() for epoch in stage.history]
+    images = sum(len(training[name]) * len(stage.history) for name, stage in trained.items())
+    figures.learning_curves(history, len(first.history), record.folder / "learning_curves.png")
     figures.confusion_matrix(answers.confusion(), answers.class_names, record.folder / "confusion_matrix.png")
     answers.write_per_class(record.folder / "per_class.csv")
     answers.write_predictions(record.folder / "predictions.csv")
@@ -126,7 +135,7 @@ def results(
     record.artifacts(job.folder / "tensorboard", "tensorboard")
     if config.tracking.model:
         record.model(model, config.image_size, len(answers.class_names))
-    kept = trained[-1].history[trained[-1].kept]
+    kept = last.history[last.kept]
     test = {f"test_{name}": value for name, value in answers.metrics().items()}
     record.metrics(
         {
@@ -134,7 +143,7 @@ def results(
             "kept_val_loss": kept["val_loss"],
             "kept_val_accuracy": kept["val_accuracy"],
             "seconds": seconds,
-            "images_per_second": sum(stage.images for stage in trained) / sum(stage.seconds for stage in trained),
+            "images_per_second": images / sum(stage.seconds for stage in trained.values()),
         }
     )
     page = record.store.run_page(record.experiment, record.run)

@@ -1,18 +1,24 @@
 """One compile and fit: what trains, for how long, and whose weights it leaves behind.
 
-Stages report through callbacks; they know nothing of where runs are recorded.
+A stage keeps its state in a folder named by its signature. Given again it goes on after the last epoch that was
+finished there, or hands over what it came to. Stages report through callbacks; they know nothing of where runs are
+recorded.
 """
 
-import os
+import contextlib
+import json
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
+from filelock import FileLock, Timeout
 
-from thaw import config
+from thaw import config, durable
 from thaw.network import Depth, Network, reseed
 
 
@@ -49,14 +55,14 @@ class Trained:
     Attributes:
         history: the metrics of each epoch.
         kept: the index of the epoch whose weights it left behind.
-        images: how many went through training, each epoch counted and the last batch as a full one.
-        seconds: of training and validation.
+        seconds: of training and validation, wherever they were spent.
+        found: how many of its epochs had been trained before, by another run or by one that was interrupted.
     """
 
     history: list[dict[str, float]]
     kept: int
-    images: int
     seconds: float
+    found: int
 
 
 def plan(training: config.Training, unfreeze: Depth) -> list[Stage]:
@@ -67,27 +73,43 @@ def plan(training: config.Training, unfreeze: Depth) -> list[Stage]:
     return [stage for stage in stages if stage.settings.epochs]
 
 
+@contextlib.contextmanager
+def claimed(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Be the only process at work in a stage's folder; the claim of one that dies ends with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("Another process trains this stage; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def train(
     stage: Stage,
     network: Network,
     model: keras.Model,
-    batches: tf.data.Dataset,
-    validation: tf.data.Dataset,
+    batches: Callable[[range], tf.data.Dataset],
+    validation: Callable[[], tf.data.Dataset],
     seed: int,
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> Trained:
-    """Compile and fit, and leave the network with the weights that `stage.evaluate` asks for.
+    """Compile and fit what is left to do, and leave the network with the weights that `stage.evaluate` asks for.
 
     Args:
         stage: what to train.
         network: changed in place.
         model: the part of the network that trains, from the frontier to the probabilities.
-        batches: of all epochs in a row: what `model` takes, labels and weights.
-        validation: batches of the same kind.
+        batches: gives those of the epochs asked for, in a row: what `model` takes, labels and weights.
+        validation: gives batches of the same kind.
         seed: of the run.
-        folder: for checkpoints.
-        callbacks: told of every epoch.
+        folder: of the stage, claimed by this process.
+        callbacks: told of every epoch, those that were trained before included; then their `params["found"]` is true.
     """
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
@@ -95,33 +117,40 @@ def train(
         optimizer=OPTIMIZERS[stage.settings.optimizer](stage.settings.learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
         # Keras' own running loss counts every batch as full; a metric of the same name takes its place in the logs.
-        weighted_metrics=[keras.metrics.SparseCategoricalCrossentropy("loss"), _accuracy()],
+        weighted_metrics=[
+            keras.metrics.SparseCategoricalCrossentropy("loss"),
+            keras.metrics.SparseCategoricalAccuracy("accuracy"),
+        ],
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = {each: _Checkpoint(folder / f"{each}.weights.h5", each == "best") for each in ("best", "last")}
-    history = _History()
-    own = [_Seeds((seed, stage.number)), history, *checkpoints.values()]
-    if stage.settings.patience:
-        own.append(keras.callbacks.EarlyStopping("val_loss", patience=stage.settings.patience))
-    steps = batches.cardinality().numpy() // len(stage.epochs)
-    began = time.perf_counter()
-    model.fit(
-        batches,
-        steps_per_epoch=steps,
-        validation_data=validation,
-        shuffle=False,
-        initial_epoch=stage.epochs.start,
-        epochs=stage.epochs.stop,
-        callbacks=[*own, *callbacks],
-        verbose=0,
-    )
-    seconds = time.perf_counter() - began
-    losses = [epoch["val_loss"] for epoch in history.epochs]
-    kept = losses.index(min(losses)) if stage.evaluate == "best" else len(losses) - 1
-    if kept != len(losses) - 1:
-        model.load_weights(checkpoints["best"].path)
-    images = len(losses) * steps * batches.element_spec[1].shape[0]
-    return Trained(history.epochs, kept, images, seconds)
+    model.optimizer.build(model.trainable_variables)
+    if (folder / "done.json").exists():
+        done = Trained(**json.loads((folder / "done.json").read_text()))
+        _tell(callbacks, model, stage, done.history)
+        model.load_weights(folder / "kept.weights.h5")
+        return replace(done, found=len(done.history))
+    history = _restore(model, folder / "state.npz")
+    found = len(history)
+    _tell(callbacks, model, stage, history)
+    left = stage.epochs[found:]
+    if left and not _stalled(history, stage.settings.patience):
+        training = batches(left)
+        own = [
+            _Seeds((seed, stage.number)),
+            _History(history, stage.settings.patience),
+            _Best(folder / "best.weights.h5", history[:]),
+            _State(folder / "state.npz", history),
+        ]
+        model.fit(
+            training,
+            steps_per_epoch=len(training) // len(left),
+            validation_data=validation(),
+            shuffle=False,
+            initial_epoch=left.start,
+            epochs=left.stop,
+            callbacks=[*own, *callbacks],
+            verbose=0,
+        )
+    return _finish(stage, model, folder, history, found)
 
 
 OPTIMIZERS = {
@@ -132,8 +161,51 @@ OPTIMIZERS = {
 }
 
 
-def _accuracy() -> keras.metrics.Metric:
-    return keras.metrics.SparseCategoricalAccuracy("accuracy")
+def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[str, float]], found: int) -> Trained:
+    """Keep the weights that were asked for and what the stage came to, and remove what only resuming needs."""
+    kept = _best(history) if stage.evaluate == "best" else len(history) - 1
+    if kept != len(history) - 1:
+        model.load_weights(folder / "best.weights.h5")
+    with durable.writing(folder / "kept.weights.h5") as partial:
+        model.save_weights(partial)
+    seconds = sum(epoch["epoch_seconds"] for epoch in history)
+    trained = Trained(history, kept, seconds, found)
+    durable.write_text(folder / "done.json", json.dumps(asdict(trained)))
+    for name in ("state.npz", "best.weights.h5"):
+        (folder / name).unlink(missing_ok=True)
+    return trained
+
+
+def _best(history: list[dict[str, float]]) -> int:
+    """The index of the epoch with the least validation loss; a loss that is no number is the worst."""
+    losses = [math.inf if math.isnan(epoch["val_loss"]) else epoch["val_loss"] for epoch in history]
+    return losses.index(min(losses))
+
+
+def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought no better validation loss."""
+    return bool(patience and history) and len(history) - 1 - _best(history) >= patience
+
+
+def _tell(callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, stage: Stage, history: list[dict]) -> None:
+    """Let callbacks see epochs that were trained before."""
+    if history:
+        told = keras.callbacks.CallbackList(list(callbacks), model=model, found=True)
+        told.on_train_begin()
+        for epoch, metrics in zip(stage.epochs, history, strict=False):
+            told.on_epoch_begin(epoch)
+            told.on_epoch_end(epoch, dict(metrics))
+        told.on_train_end()
+
+
+def _restore(model: keras.Model, path: Path) -> list[dict[str, float]]:
+    """Set weights and optimizer to where training was left; the metrics of the epochs until then."""
+    if not path.exists():
+        return []
+    with np.load(path) as state:
+        for number, variable in enumerate([*model.variables, *model.optimizer.variables]):
+            variable.assign(state[str(number)])
+        return json.loads(str(state["history"]))
 
 
 class _Seeds(keras.callbacks.Callback):
@@ -148,11 +220,14 @@ class _Seeds(keras.callbacks.Callback):
 
 
 class _History(keras.callbacks.Callback):
-    """Adds the learning rate and the seconds to each epoch's metrics, for the callbacks after it, and keeps them."""
+    """Adds learning rate and seconds to each epoch's metrics, for the callbacks after it, and keeps them all.
 
-    def __init__(self):
+    Early stopping reads them too, so that it has no state of its own to lose.
+    """
+
+    def __init__(self, history: list[dict[str, float]], patience: int | None):
         super().__init__()
-        self.epochs: list[dict[str, float]] = []
+        self.history, self.patience = history, patience
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
@@ -160,17 +235,36 @@ class _History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
         logs["epoch_seconds"] = time.perf_counter() - self.began
-        self.epochs.append({name: float(value) for name, value in logs.items()})
+        self.history.append({name: float(value) for name, value in logs.items()})
+        self.model.stop_training = _stalled(self.history, self.patience)
 
 
-class _Checkpoint(keras.callbacks.ModelCheckpoint):
-    """A `ModelCheckpoint` whose file is always whole: it is written beside its place and renamed into it."""
+class _Best(keras.callbacks.ModelCheckpoint):
+    """A `ModelCheckpoint` of the best epoch that knows those before a resume, and whose file is always whole."""
 
-    def __init__(self, path: Path, best_only: bool):
-        self.path, self.partial = path, path.with_name(f"partial.{path.name}")
-        super().__init__(self.partial, "val_loss", save_best_only=best_only, save_weights_only=True, mode="min")
+    def __init__(self, path: Path, before: list[dict[str, float]]):
+        self.path, self.partial = path, path.with_name(f"new-{path.name}")
+        threshold = before[_best(before)]["val_loss"] if before else None
+        super().__init__(
+            self.partial, "val_loss", save_best_only=True, save_weights_only=True, mode="min",
+            initial_value_threshold=threshold,
+        )  # fmt: skip
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         if self.partial.exists():
-            os.replace(self.partial, self.path)
+            durable.place(self.partial, self.path)
+
+
+class _State(keras.callbacks.Callback):
+    """All that the next epoch depends on, in one file: weights, optimizer, and the metrics so far."""
+
+    def __init__(self, path: Path, history: list[dict[str, float]]):
+        super().__init__()
+        self.path, self.history = path, history
+
+    def on_epoch_end(self, epoch, logs=None):
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        arrays = {str(number): variable.numpy() for number, variable in enumerate(variables)}
+        with durable.writing(self.path) as partial, partial.open("wb") as file:
+            np.savez(file, history=json.dumps(self.history), **arrays)
