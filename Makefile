@@ -38,10 +38,10 @@ tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PO
 	$(BIN)/tensorboard --logdir mlruns --host 127.0.0.1 --port $(if $(filter 5000,$(PORT)),6006,$(PORT))
 
 test: setup  ## the fast tests
-	$(BIN)/pytest -m "not real and not slow"
+	$(BIN)/pytest -n 2 -m "not real and not slow"
 
 test-rest: setup  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
-	$(BIN)/pytest -m "real or slow" -rs
+	$(BIN)/pytest -n 2 -m "real or slow" -rs
 
 bench: setup  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)

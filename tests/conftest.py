@@ -10,6 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from thaw import runtime
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("THAW_REAL", ROOT.parent / "shared" / "real"))
 sys.path.insert(0, str(ROOT))
@@ -31,11 +33,15 @@ TINY = [
 
 @pytest.fixture(scope="session", autouse=True)
 def tensorflow_on_two_threads():
-    from thaw import runtime
-
     runtime.start(2)
     # TensorFlow's log handler closes the stream it was born with when Hydra sets up logging: here, pytest's own.
     absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back():
+    yield
+    runtime.release()
 
 
 @pytest.fixture(autouse=True)
