@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 
 import keras
@@ -156,26 +157,43 @@ def entries(folder):
     return {each.parent.name for each in folder.glob("*/digests.json")}
 
 
-def test_the_entry_used_longest_ago_makes_room_but_never_one_in_use(tmp_path):
+def test_the_entry_used_longest_ago_makes_room(tmp_path):
     net = build()
     one = 16 * 256 * 4 / 1e9
-    splits = [images(16, seed) for seed in range(4)]
-    room = {"max_gigabytes": 2.5 * one}
-    with activations(tmp_path, net, **room) as kept:
-        features(kept, net.cut(0), splits[0])
-    (first,) = entries(tmp_path)
-    with activations(tmp_path, net, **room) as kept:
-        features(kept, net.cut(0), splits[1])
-    (second,) = entries(tmp_path) - {first}
-    os.utime(tmp_path / second, (1, 1))
-    with activations(tmp_path, net, **room) as kept:
-        features(kept, net.cut(0), splits[2])
-        assert entries(tmp_path) >= {first}
-        assert second not in entries(tmp_path)
-        held = entries(tmp_path) - {first}
-        features(kept, net.cut(0), splits[3])
-        assert held <= entries(tmp_path)
-        assert first not in entries(tmp_path)
+    names = []
+    for seed in (0, 1, 0, 2):
+        with activations(tmp_path, net, max_gigabytes=2.5 * one) as kept:
+            features(kept, net.cut(0), images(16, seed))
+        names.append(entries(tmp_path))
+        time.sleep(0.01)  # entries are ordered by time
+    assert [len(each) for each in names] == [1, 2, 2, 2]
+    assert names[0] < names[1] == names[2]
+    assert names[0] < names[3] != names[2]
+
+
+def test_an_entry_in_use_makes_no_room_and_what_does_not_fit_is_computed_batch_by_batch(tmp_path):
+    net, said = build(), []
+    one = 16 * 256 * 4 / 1e9
+    with activations(tmp_path, net, said=said, max_gigabytes=1.5 * one) as kept:
+        first = features(kept, net.cut(0), images(16))
+        used = entries(tmp_path)
+        other = features(kept, net.cut(0), images(16, 1))
+        assert entries(tmp_path) == used
+    assert said == ["Trains without kept activations: what others use now leaves no room."]
+    with activations(tmp_path / "elsewhere", net) as kept:
+        for seed, batches in enumerate((first, other)):
+            for one, another in zip(features(kept, net.cut(0), images(16, seed)), batches, strict=True):
+                np.testing.assert_array_equal(one, another)
+
+
+@pytest.mark.parametrize("room", [1.0, 1e-6])
+def test_float16_gives_the_same_numbers_whatever_is_kept(tmp_path, room):
+    net = build(depth=6)
+    with activations(tmp_path / "alone", net, dtype="float16") as kept:
+        alone = features(kept, net.cut(0), images())
+    with activations(tmp_path / "sweep", net, [0, 6], dtype="float16", max_gigabytes=room) as kept:
+        for one, other in zip(features(kept, net.cut(0), images()), alone, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

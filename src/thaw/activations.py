@@ -63,23 +63,27 @@ class Activations:
         self, cut: Cut, split: Split, batch_size: int, seed: tuple[int, int], views: Views, epochs: range
     ) -> tf.data.Dataset:
         """As `pipeline.training_batches`, but of what crosses `cut` in place of images, kept where that can be."""
-        numbers = {views.number(epoch) for epoch in epochs}
+        numbers = sorted({views.number(epoch) for epoch in epochs}, key=lambda number: number or 0)
         reason = self._refusal(cut, len(split), len(numbers))
+        kept = {}
+        while not reason and len(kept) < len(numbers):
+            number = numbers[len(kept)]
+            kept[number] = self._kept(cut, split, batch_size, views, number)
+            reason = None if kept[number] else "what others use now leaves no room"
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
             images = pipeline.training_batches(split, self.network.size, batch_size, epochs, seed, views)
             return images if cut.frozen is None else self._online(cut, images)
-        kept = {each: self._kept(cut, split, batch_size, views, each) for each in sorted(numbers, key=lambda n: n or 0)}
-        return pipeline.array_batches(
-            lambda epoch: kept[views.number(epoch)], split.labels, batch_size, pipeline.orders(len(split), epochs, seed)
-        )
+        order = pipeline.orders(len(split), epochs, seed)
+        return pipeline.array_batches(lambda epoch: kept[views.number(epoch)], split.labels, batch_size, order)
 
     def evaluation_batches(self, cut: Cut, split: Split, batch_size: int) -> tf.data.Dataset:
         """As `pipeline.evaluation_batches`, but of what crosses `cut` in place of images."""
-        if self._refusal(cut, len(split), 1):
+        refused = self._refusal(cut, len(split), 1)
+        kept = None if refused else self._kept(cut, split, batch_size, pipeline.PLAIN, None)
+        if kept is None:
             images = pipeline.evaluation_batches(split, self.network.size, batch_size)
             return images if cut.frozen is None else self._online(cut, images)
-        kept = self._kept(cut, split, batch_size, pipeline.PLAIN, None)
         return pipeline.array_batches(lambda _: kept, split.labels, batch_size, [(0, np.arange(len(split)))])
 
     def _refusal(self, cut: Cut, images: int, views: int) -> str | None:
@@ -101,13 +105,15 @@ class Activations:
         values = sum(int(np.prod(tensor.shape[1:])) for tensor in cut.frozen.outputs)
         return values * np.dtype(self.settings.dtype).itemsize
 
-    def _kept(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> list[np.ndarray]:
+    def _kept(
+        self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None
+    ) -> list[np.ndarray] | None:
         """What crosses `cut` for every image of `split`, computed first if it is not there.
 
         It is computed in batches of the size that training has: another size may round otherwise.
 
         Returns:
-            For each tensor a memory-mapped array (images, ...) of `settings.dtype`.
+            For each tensor a memory-mapped array (images, ...) of `settings.dtype`; None if there is no room.
         """
         name = self._name(cut, split, batch_size, views, number)
         lock = ReadWriteLock(self.folder / "locks" / f"{name}.db")
@@ -121,14 +127,19 @@ class Activations:
             lock.release()
             with lock.write_lock():
                 if self._open(name) is None:  # else another process has just computed it
+                    if not self._make_room(len(split) * self._width(cut) / 1e9):
+                        return None
                     self._write(name, len(split), self._computed(cut, split, batch_size, views, number))
 
     def _computed(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> Iterator[tuple]:
         """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
-        for earlier in self.earliest:
+        # Rounded to float16 the arrays of an earlier cut would give other numbers than the images do.
+        for earlier in self.earliest if self.settings.dtype == "float32" else []:
             between = self.network.between(earlier, cut) if earlier.before < cut.before else None
-            if between is not None and self._refusal(earlier, len(split), 1) is None:
-                arrays = self._kept(earlier, split, batch_size, views, number)
+            if between is None or self._refusal(earlier, len(split), 1):
+                continue
+            arrays = self._kept(earlier, split, batch_size, views, number)
+            if arrays:
                 batches = pipeline.array_batches(
                     lambda _, arrays=arrays: arrays, split.labels, batch_size, [(0, np.arange(len(split)))]
                 )
@@ -140,7 +151,8 @@ class Activations:
 
         def batches() -> Iterator[tuple]:
             for tensors, labels, weights in self._outputs(cut.frozen, images):
-                yield _single(tensors), labels, weights
+                rounded = [tensor.astype(self.settings.dtype).astype(np.float32) for tensor in tensors]
+                yield _single(rounded), labels, weights
 
         batch_size = images.element_spec[1].shape[0]
         crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
@@ -198,7 +210,6 @@ class Activations:
                     )
                     for n, each in enumerate(tensors)
                 ]
-                self._make_room(sum(array.nbytes for array in arrays) / 1e9)
             for array, tensor in zip(arrays, tensors, strict=True):
                 array[done : done + len(tensor)] = tensor[: images - done]
             done += len(tensors[0])
@@ -208,14 +219,14 @@ class Activations:
         (partial / "digests.json").write_text(json.dumps({file: _digest(partial / file) for file in files}))
         os.replace(partial, self.folder / name)
 
-    def _make_room(self, gigabytes: float) -> None:
+    def _make_room(self, gigabytes: float) -> bool:
         """Remove the entries that were used longest ago until there is room, but none that anybody reads."""
         entries = [each for each in self.folder.iterdir() if (each / "digests.json").exists()]
         taken = {each: sum(file.stat().st_size for file in each.iterdir()) / 1e9 for each in entries}
         total = sum(taken.values()) + gigabytes
         for entry in sorted(entries, key=lambda each: each.stat().st_mtime):
             if total <= self.settings.max_gigabytes:
-                return
+                break
             lock = ReadWriteLock(self.folder / "locks" / f"{entry.name}.db")
             try:
                 with lock.write_lock(blocking=False):
@@ -223,6 +234,7 @@ class Activations:
                 total -= taken[entry]
             except (Timeout, RuntimeError):  # read by another process, or by this one
                 continue
+        return total <= self.settings.max_gigabytes
 
 
 def _single(tensors: list):
