@@ -4,12 +4,14 @@ One run = one MLflow run; one sweep = one MLflow run with the runs nested under 
 with explicit run ids, never through MLflow's "active run", so that processes and launchers do not matter.
 """
 
+import hashlib
 import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +48,13 @@ class Store:
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, made if there is none."""
-        with self._lock():
+        with _lock(self.uri):
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 return self.client.create_experiment(name, self.artifacts)
         if found.lifecycle_stage == "deleted":
             raise ThawError(f"The MLflow experiment {name} is deleted; restore it, or give tracking.experiment=another")
         return found.experiment_id
-
-    def _lock(self) -> FileLock:
-        return _lock(self.uri)
 
     def page(self, experiment: str, parent: str, metric: str = "test_accuracy", charts: bool = False) -> str:
         """The address of the runs of a sweep, flat and best first, or of their curves side by side."""
@@ -220,9 +219,6 @@ def packages() -> list[tuple[str, str]]:
 
 
 def _lock(uri: str) -> FileLock:
-    """One process at a time for a database file; a server looks after itself."""
-    import hashlib
-    import tempfile
-
+    """One process of this machine at a time, for what a tracking store cannot do for several at once."""
     name = f"thaw-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     return FileLock(Path(tempfile.gettempdir()) / name, timeout=120)
