@@ -83,7 +83,7 @@ def train(config: Config, job: Job) -> Outcome:
 @hydra.main(config_path=str(composition.CONF), config_name="config", version_base="1.3")
 def hydra_job(composed: DictConfig) -> None:
     """One Hydra job. A run that fails is told of at once and leaves the rest of its sweep alone."""
-    job = Job.current()
+    job = Job.current(composed)
     try:
         outcome = train(check(composed), job)
     except KeyboardInterrupt:

@@ -79,6 +79,7 @@ def no_network(monkeypatch, tmp_path):
 
 
 def test_without_a_network_auto_is_random_with_a_loud_warning(no_network, capsys):
+    backbone._warn.cache_clear()
     assert load(Weights(source="auto")).weights == "random"
     assert "WARNING" in capsys.readouterr().out
 
@@ -94,6 +95,7 @@ def test_a_host_that_never_answers_is_given_up_after_its_time(monkeypatch):
     def hang(address, timeout):
         asked.set()
         time.sleep(60)
+        raise OSError
 
     monkeypatch.setattr(socket, "create_connection", hang)
     began = time.monotonic()

@@ -224,7 +224,7 @@ def test_a_run_that_fails_leaves_the_others_alone(command, client):
     assert status == 1
     assert "FAILED: unfreeze=999 is beyond mobilenet" in err
     assert "Traceback" not in err
-    assert "FAILED" in out
+    assert "2 unfreeze=999 FAILED: unfreeze=999 is beyond" in out
     (parent,) = sweeps_of(client())
     assert parent.info.status == "FAILED"
     by_name = {run.info.run_name: run for run in runs_of(client(), parent)}

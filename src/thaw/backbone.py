@@ -6,8 +6,10 @@ import inspect
 import socket
 import threading
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from urllib.error import URLError
@@ -107,7 +109,9 @@ def _imagenet(
 ) -> tuple[str, keras.Model | None]:
     """The network with ImageNet weights; or, where they cannot be had and it may fall back, none."""
     try:
-        with _hurried_downloads():
+        with _hurried_downloads(), warnings.catch_warnings():
+            # MobileNet's ImageNet weights are for 224 px; without the top they fit any size.
+            warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
             return "imagenet", constructor(weights="imagenet", **arguments)
     except Exception as error:
         # Keras raises a bare Exception for a download that fails and a ValueError for one that is damaged.
@@ -115,16 +119,22 @@ def _imagenet(
         if not any(sign in reason for sign in ("URL fetch failure", "Incomplete or corrupted", "timed out")):
             raise
         if fall_back:
-            print(
-                "WARNING: ImageNet weights cannot be had here, so the backbone starts from RANDOM weights; its "
-                f"results say nothing about pretrained ones ({reason})",
-                flush=True,
-            )
+            _warn(constructor.__name__, reason)
             return "random", None
         raise ThawError(
             f"weights=imagenet cannot be downloaded ({reason}); connect once, or give weights=file "
             "weights.path=... or weights=random"
         ) from error
+
+
+@cache
+def _warn(name: str, reason: str) -> None:
+    """Say once in a process, and loudly, that results will not be those of a pretrained network."""
+    print(
+        f"WARNING: ImageNet weights cannot be had here, so {name} starts from RANDOM weights; its results say nothing "
+        f"about pretrained ones ({reason})",
+        flush=True,
+    )
 
 
 @contextlib.contextmanager

@@ -163,7 +163,10 @@ def check(composed: DictConfig) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        sentences = dict.fromkeys(_sentence(detail, values) for detail in error.errors())
+        details = error.errors()
+        if any(detail["loc"] == ("fraction",) for detail in details):  # the stages only repeat it
+            details = [detail for detail in details if detail["loc"][-1] != "fraction" or len(detail["loc"]) == 1]
+        sentences = dict.fromkeys(_sentence(detail, values) for detail in details)
         raise ThawError("; ".join(sentences)) from error
 
 
@@ -204,4 +207,6 @@ def _sentence(detail: dict, values: dict) -> str:
         return str(detail["ctx"]["error"])
     if place == "unfreeze":
         return f"unfreeze={detail['input']} is not allowed; give a number of layers from 0 up, or all"
+    if place.endswith("fraction"):
+        return f"{place}={detail['input']} is not allowed; give a per cent above 0 and up to 100"
     return f"{place}={detail['input']} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"

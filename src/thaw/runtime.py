@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -20,11 +22,14 @@ def start(threads: int) -> None:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.config.experimental.enable_op_determinism()
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that each run traces its own functions is no news
         tf.constant(0)
 
 
 def release() -> None:
     """Give back what a run held, so that the next one in this process finds memory as the first did."""
+    if "keras" not in sys.modules:  # refused before it began
+        return
     import keras
 
     keras.backend.clear_session()

@@ -35,7 +35,7 @@ class Sweep:
         experiment: the id of its MLflow experiment.
         values: the keys that take several values, each with these as texts; none where a sweeper draws them.
         total: how many runs it has, None where a sweeper decides as it goes.
-        pages: addresses of its pages in MLflow.
+        pages: addresses of its pages in MLflow, by what they show.
     """
 
     folder: str
@@ -43,7 +43,7 @@ class Sweep:
     experiment: str
     values: dict[str, list[str]]
     total: int | None
-    pages: list[str]
+    pages: dict[str, str]
 
     @property
     def varied(self) -> list[str]:
@@ -102,15 +102,15 @@ class Job:
         return [config.unfreeze, *(each if each == "all" else int(each) for each in others)]
 
     @staticmethod
-    def current() -> "Job":
-        """The Hydra job that this process is in."""
+    def current(composed: DictConfig) -> "Job":
+        """The Hydra job that this process is in, for which `composed` was made."""
         config = HydraConfig.get()
         folder = Path(config.runtime.output_dir)
         choices = {key: str(value) for key, value in config.runtime.choices.items() if "hydra/" not in key}
         given = {each.key_or_group: each.get_value_string() for each in composition.parse(config.overrides.task)}
         threads = runtime.share_of_cores(OmegaConf.to_container(config.launcher))
         if not (folder.parent / "sweep.json").exists():
-            name = _name({key: value for key, value in given.items() if key != "store"}, choices)
+            name = f"{choices['backbone']} unfreeze={composed.unfreeze}"
             return Job(folder, name, name, {**choices, **given}, None, threads, True)
         sweep, number = Sweep.of(folder.parent), config.job.num + 1
         name = _name({key: given[key] for key in sweep.varied if key in given}, choices)
@@ -121,7 +121,7 @@ class Job:
 
 def _name(given: dict[str, str], choices: dict[str, str]) -> str:
     """What was given, in few words: an option of a group speaks for itself, other values need their key."""
-    words = [value if key in choices else f"{key.rpartition('.')[2]}={value}" for key, value in given.items()]
+    words = [value if key in choices else f"{key}={value}" for key, value in given.items()]
     return redact(" ".join(words)) or choices["backbone"]
 
 
@@ -193,7 +193,7 @@ def table(outcomes: list[Outcome], varied: list[str]) -> Table:
             if (each.status == "FINISHED")
             else ("–", "–", "–")
         )
-        status = [f"{each.status}: {each.error}" if each.error else each.status] if unfinished else []
+        status = [each.status] if unfinished else []
         shown.add_row(str(number), *(each.choices.get(key, "") for key in varied), *numbers, *status)
     return shown
 
@@ -205,9 +205,12 @@ def close(sweep: Sweep, store: "tracking.Store", console: Console) -> bool:
     complete = len(finished) == len(found) and len(found) == (sweep.total or len(found))
     store.client.set_terminated(sweep.parent, "FINISHED" if complete else "FAILED")
     console.print(table(found, sweep.varied))
+    for number, each in enumerate(found, 1):
+        if each.error:
+            console.print(f"{number} {each.name} {each.status}: {each.error}", soft_wrap=True, markup=False)
     if sweep.total and len(found) < sweep.total:
         console.print(f"{sweep.total - len(found)} runs did not start.")
     console.print("Side by side in MLflow (start it with make ui):")
-    for page in sweep.pages:
-        console.print(f"  {page}", soft_wrap=True, highlight=False)
+    for title, page in sweep.pages.items():
+        console.print(f"  {title}: {page}", soft_wrap=True, highlight=False)
     return complete

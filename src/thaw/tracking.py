@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is told of once
 
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
@@ -66,9 +68,9 @@ class Store:
             f"&orderByKey={order}&orderByAsc=false{mode}"
         )
 
-    def pages(self, experiment: str, parent: str) -> list[str]:
+    def pages(self, experiment: str, parent: str) -> dict[str, str]:
         """The addresses that show a sweep: its runs flat and best first, and their curves side by side."""
-        return [self.page(experiment, parent), self.page(experiment, parent, charts=True)]
+        return {"runs": self.page(experiment, parent), "charts": self.page(experiment, parent, charts=True)}
 
     def run_page(self, experiment: str, run: str) -> str:
         """The address of one run."""
@@ -104,7 +106,8 @@ def connect(uri: str | None, store: str) -> Store:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
     except Exception as error:
-        reason = redact(" ".join(str(error).split()))[:300]
+        refused = "Connection refused" in str(error) or "NewConnectionError" in str(error)
+        reason = "no server listens there" if refused else textwrap.shorten(redact(str(error)), 200)
         raise ThawError(
             f"tracking.uri={redact(uri)} does not answer ({reason}); mend it or start the server"
         ) from error

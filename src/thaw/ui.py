@@ -25,8 +25,8 @@ def main() -> None:
     print(f"All experiments:\n  {host}/#/experiments")
     for title, pages in newest_sweeps(store):
         print(f"\n{title}")
-        for page in pages:
-            print(f"  {page.replace(tracking.UI, host)}")
+        for what, page in pages.items():
+            print(f"  {what}: {page.replace(tracking.UI, host)}")
     sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of fourteen
     uri = ["--backend-store-uri", store.uri, "--default-artifact-root", store.artifacts or Path("mlruns").as_uri()]
@@ -34,7 +34,7 @@ def main() -> None:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", *serve])
 
 
-def newest_sweeps(store: tracking.Store) -> list[tuple[str, list[str]]]:
+def newest_sweeps(store: tracking.Store) -> list[tuple[str, dict[str, str]]]:
     """The newest sweeps, each with its title and the addresses of its runs and of their curves."""
     experiments = [each.experiment_id for each in store.client.search_experiments()]
     found = store.client.search_runs(
