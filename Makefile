@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PORT ?= 5000
 .DEFAULT_GOAL := help
 .PHONY: help setup demo train sweep ui tensorboard test test-rest bench lint lock clean
 
@@ -30,12 +29,14 @@ train: setup  ## one run: make train args="backbone=vgg16 unfreeze=4"
 sweep: setup  ## every combination: make sweep args="backbone=vgg16,resnet50 fraction=10,100"
 	$(BIN)/python train.py -m $(args)
 
+ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)
 	$(BIN)/python -m thaw.ui --port $(PORT)
 
+tensorboard: PORT = 6006
 tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PORT=6006)
-	@echo "TensorBoard: http://127.0.0.1:$(if $(filter 5000,$(PORT)),6006,$(PORT))"
-	$(BIN)/tensorboard --logdir mlruns --host 127.0.0.1 --port $(if $(filter 5000,$(PORT)),6006,$(PORT))
+	@echo "TensorBoard: http://127.0.0.1:$(PORT)"
+	$(BIN)/tensorboard --logdir mlruns --host 127.0.0.1 --port $(PORT)
 
 test: setup  ## the fast tests
 	$(BIN)/pytest -n 2 -m "not real and not slow"
