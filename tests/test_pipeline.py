@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from thaw import pipeline
@@ -118,3 +119,12 @@ def test_rows_of_arrays_come_as_images_would(count):
         tensors = inputs if count > 1 else (inputs,)
         for n, tensor in enumerate(tensors):
             np.testing.assert_array_equal(tensor, np.stack([labels * 2, labels * 2 + 1], 1) * (n + 1))
+
+
+@pytest.mark.parametrize("shape", [(348, 300), (8, 8), (75, 75)])
+def test_images_are_resized_as_keras_does(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    expected = tf.image.resize(pixels, (75, 75)).numpy()
+    np.testing.assert_allclose(
+        pipeline.read(pixels, 75).astype(np.float32)[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1.01
+    )
