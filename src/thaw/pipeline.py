@@ -193,7 +193,7 @@ def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, v
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
     image = image.convert("RGB")
-    # Bilinear without antialiasing, as Keras' own loader does it, so that results can be held against notebooks. On real
+    # Bilinear without antialiasing, as Keras' own loader does it: results can be held against notebooks. On real
     # photographs with MobileNetV2's ImageNet weights antialiasing cost more than a point of accuracy (three seeds).
     scale = (image.width / size, 0, 0, 0, image.height / size, 0)
     return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))

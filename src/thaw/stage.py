@@ -113,16 +113,7 @@ def train(
     """
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
-    model.compile(
-        optimizer=OPTIMIZERS[stage.settings.optimizer](stage.settings.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
-        # Keras' own running loss counts every batch as full; a metric of the same name takes its place in the logs.
-        weighted_metrics=[
-            keras.metrics.SparseCategoricalCrossentropy("loss"),
-            keras.metrics.SparseCategoricalAccuracy("accuracy"),
-        ],
-    )
-    model.optimizer.build(model.trainable_variables)
+    _compile(model, stage.settings)
     if (folder / "done.json").exists():
         done = Trained(**json.loads((folder / "done.json").read_text()))
         _tell(callbacks, model, stage, done.history)
@@ -159,6 +150,19 @@ OPTIMIZERS = {
     "rmsprop": keras.optimizers.RMSprop,
     "sgd": lambda learning_rate: keras.optimizers.SGD(learning_rate, momentum=0.9),
 }
+
+
+def _compile(model: keras.Model, settings: config.Stage) -> None:
+    model.compile(
+        optimizer=OPTIMIZERS[settings.optimizer](settings.learning_rate),
+        loss=keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
+        # Keras' own running loss counts every batch as full; a metric of the same name takes its place in the logs.
+        weighted_metrics=[
+            keras.metrics.SparseCategoricalCrossentropy("loss"),
+            keras.metrics.SparseCategoricalAccuracy("accuracy"),
+        ],
+    )
+    model.optimizer.build(model.trainable_variables)
 
 
 def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[str, float]], found: int) -> Trained:
