@@ -13,7 +13,7 @@ from test_network import CUTS, build
 from test_stage import DROPOUT, FLIP, folder, images
 from test_stage import settings as stage_settings
 
-from thaw import config, pipeline, stage
+from thaw import config, pipeline, signature, stage
 from thaw.activations import Activations
 
 
@@ -123,17 +123,20 @@ def test_what_a_killed_writer_left_is_not_trusted(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("change", ["pixel", "weight", "size", "dtype", "seed"])
-def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change):
+@pytest.mark.parametrize("change", ["pixel", "weight", "size", "dtype", "seed", "code"])
+def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change, monkeypatch):
     net, split, views = build(), images(16), FLIP
     with activations(tmp_path, net) as kept:
         features(kept, net.cut(0), split, views)
         if change == "pixel":
+            split = images(16)
             split.images[3, 0, 0, 0] ^= 1
         elif change == "weight":
             net = build(seed=1)
         elif change == "size":
             net = build(size=40)
+        elif change == "code":
+            monkeypatch.setattr(signature, "code", lambda: "another way to resize")
         elif change == "seed":
             views = pipeline.Views(FLIP.policy, 1, None)
     with activations(tmp_path, net, dtype="float16" if change == "dtype" else "float32") as kept:

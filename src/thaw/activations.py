@@ -18,12 +18,10 @@ import numpy as np
 import tensorflow as tf
 from filelock import ReadWriteLock, Timeout
 
-from thaw import config, pipeline
+from thaw import config, pipeline, signature
 from thaw.data import Split
 from thaw.network import Cut, Depth, Network
 from thaw.pipeline import Views
-
-FORMAT = 1  # of an entry; raise it when what an entry holds changes
 
 
 class Activations:
@@ -156,8 +154,8 @@ class Activations:
 
         batch_size = images.element_spec[1].shape[0]
         crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
-        signature = (_single(crossing), *images.element_spec[1:])
-        dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        kinds = (_single(crossing), *images.element_spec[1:])
+        dataset = tf.data.Dataset.from_generator(batches, output_signature=kinds)
         return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(tf.data.AUTOTUNE)
 
     def _outputs(self, model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
@@ -174,9 +172,9 @@ class Activations:
         parts = {
             "backbone": [self.network.backbone.model.name, self.network.backbone.digest],
             "cut": [type(self.network.head[0]).__name__, *cut.tensors],
-            "images": [self.network.size, split.digest()],
+            "images": [self.network.size, split.digest],
             "view": None if number is None else [views.policy.model_dump(), views.seed, number],
-            "kept": [self.settings.dtype, batch_size, FORMAT, tf.__version__, keras.__version__],
+            "kept": [self.settings.dtype, batch_size, tf.__version__, keras.__version__, signature.code()],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,9 @@ class Split:
         images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
         return Split(tuple(self.names[i] for i in indices), self.labels[indices], images)
 
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of every image's name and content, in their order."""
+        """SHA-256 of every image's name and content, in their order; read once."""
         found = hashlib.sha256()
         for name, image in zip(self.names, self.images, strict=True):
             found.update(name.encode() + b"\0")

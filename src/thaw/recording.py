@@ -124,10 +124,10 @@ def results(
         answers: for the test split.
         seconds: that all of it took.
     """
-    first, *_, last = [*trained.values(), *trained.values()]
-    history = [epoch for stage in trained.values() for epoch in stage.history]
+    stages = list(trained.values())
+    history = [epoch for stage in stages for epoch in stage.history]
     images = sum(len(training[name]) * len(stage.history) for name, stage in trained.items())
-    figures.learning_curves(history, len(first.history), record.folder / "learning_curves.png")
+    figures.learning_curves(history, len(stages[0].history), record.folder / "learning_curves.png")
     figures.confusion_matrix(answers.confusion(), answers.class_names, record.folder / "confusion_matrix.png")
     answers.write_per_class(record.folder / "per_class.csv")
     answers.write_predictions(record.folder / "predictions.csv")
@@ -135,7 +135,7 @@ def results(
     record.artifacts(job.folder / "tensorboard", "tensorboard")
     if config.tracking.model:
         record.model(model, config.image_size, len(answers.class_names))
-    kept = last.history[last.kept]
+    kept = stages[-1].history[stages[-1].kept]
     test = {f"test_{name}": value for name, value in answers.metrics().items()}
     record.metrics(
         {
@@ -143,7 +143,7 @@ def results(
             "kept_val_loss": kept["val_loss"],
             "kept_val_accuracy": kept["val_accuracy"],
             "seconds": seconds,
-            "images_per_second": images / sum(stage.seconds for stage in trained.values()),
+            "images_per_second": images / sum(stage.seconds for stage in stages),
         }
     )
     page = record.store.run_page(record.experiment, record.run)

@@ -46,7 +46,7 @@ def of_stage(stage: Stage, config: Config, network: Network, dataset: Dataset, t
         "backbone": [config.backbone.name, config.backbone.alpha, config.image_size, network.backbone.digest],
         "batch_norm": network.batch_norm if stage.depth == "all" else "frozen",
         "classes": dataset.class_names,
-        "images": [split.digest() for split in (train, dataset.validation)],
+        "images": [split.digest for split in (train, dataset.validation)],
         "labels": [hashlib.sha256(split.labels.tobytes()).hexdigest() for split in (train, dataset.validation)],
         "before": before,
         "versions": [version("tensorflow"), version("keras")],

@@ -58,10 +58,10 @@ class Store:
             raise ThawError(f"The MLflow experiment {name} is deleted; restore it, or give tracking.experiment=another")
         return found.experiment_id
 
-    def page(self, experiment: str, parent: str, metric: str = "test_accuracy", charts: bool = False) -> str:
+    def page(self, experiment: str, parent: str, charts: bool = False) -> str:
         """The address of the runs of a sweep, flat and best first, or of their curves side by side."""
         within = quote(f"tags.mlflow.parentRunId = '{parent}'", safe="")
-        order = quote(f"metrics.`{metric}`", safe="")
+        order = quote("metrics.`test_accuracy`", safe="")
         mode = "&compareRunsMode=CHART" if charts else ""
         return (
             f"{self._host()}/#/experiments/{experiment}/runs?workflowType=machine_learning&searchFilter={within}"
