@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep ui tensorboard test test-rest bench lint lock clean
+.PHONY: help setup demo train sweep ui sync prune tensorboard test test-rest bench lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -33,10 +33,16 @@ ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)
 	$(BIN)/python -m thaw.ui --port $(PORT)
 
+sync: setup  ## send to MLflow what could not be sent while it was away
+	$(BIN)/python -m thaw.delivery
+
+prune: setup  ## remove what no finished or interrupted run needs, and say what that was
+	$(BIN)/python -m thaw.room
+
 tensorboard: PORT = 6006
 tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PORT=6006)
 	@echo "TensorBoard: http://127.0.0.1:$(PORT)"
-	$(BIN)/tensorboard --logdir mlruns --host 127.0.0.1 --port $(PORT)
+	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
 test: setup  ## the fast tests
 	$(BIN)/pytest -n 2 -m "not real and not slow"

@@ -5,6 +5,8 @@ and refusals are quick.
 """
 
 import os
+import shutil
+import signal
 import sys
 import time
 import traceback
@@ -15,69 +17,77 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from thaw import composition, runtime
+from thaw import composition, durable, journal, runtime, signature
 from thaw.config import Config, check
 from thaw.errors import redact, sentence
-from thaw.sweep import Job, OpenSweep, Outcome, close
+from thaw.job import Job, Outcome
+from thaw.sweep import OpenSweep
 
 
 def train(config: Config, job: Job) -> Outcome:
-    """One run: data, backbone, network, stages, evaluation, each recorded as it comes."""
-    from thaw import tracking
+    """One run: data, backbone, network, stages, evaluation, each recorded as it comes; a finished run is looked up."""
+    from thaw import data, delivery, tracking
 
+    # Data
     began = time.perf_counter()
-    store = tracking.connect(config.tracking.uri, config.store)
-    experiment = (
-        job.sweep.experiment if job.sweep else store.experiment(config.tracking.experiment or config.dataset_name)
-    )
-    tags = {"thaw.command": tracking.command(), "thaw.kind": "run", **tracking.git_tags(composition.ROOT)}
-    parent = job.sweep.parent if job.sweep else None
-    with tracking.Record(store, experiment, job.name, parent, tags, job.folder / "record") as record:
-        runtime.start(config.threads or job.threads)
-        from keras.callbacks import TensorBoard
+    store = tracking.connect(config.tracking.uri, config.store, config.experiment)
+    dataset = data.load(config.dataset, config.seed, Path(config.store))
+    if found := job.finished(config, dataset, store):
+        console().print(f"{job.label} · finished before")
+        return found
+    runtime.start(config.threads or job.threads)
+    from keras.callbacks import TensorBoard
 
-        from thaw import backbone, data, evaluation, network, pipeline, recording, signature, stage
-        from thaw.activations import Activations
-        from thaw.progress import Progress
+    from thaw import backbone, evaluation, network, pipeline, recording, stage
+    from thaw.activations import Activations
+    from thaw.progress import Progress
 
-        # Data
-        dataset = data.load(config.dataset, config.seed)
-        stages = stage.plan(config.training, config.unfreeze)
-        training = {each.name: data.fraction(dataset.train, each.settings.fraction, config.seed) for each in stages}
-        size, batch_size = config.image_size, config.training.batch_size
-        recording.describe_data(record, config, dataset, training)
+    stages = stage.plan(config.training, config.unfreeze)
+    training = {each.name: data.fraction(dataset.train, each.settings.fraction, config.seed) for each in stages}
+    size, batch_size = config.image_size, config.training.batch_size
 
-        # Backbone and network
-        sample = pipeline.sample(training[stages[0].name], size)
-        base = backbone.load(config.backbone, config.weights, size, config.seed, sample)
-        net = network.build(base, config.head, len(dataset.class_names), size, config.unfreeze, config.seed)
-        recording.describe_network(record, config, job, base, net)
+    # Backbone
+    sample = pipeline.sample(training[stages[0].name], size)
+    base = backbone.load(config.backbone, config.weights, size, config.seed, sample)
+    progress = Progress(console(), job.label, job.live, stages)
+    place, repetition = job.place(config, signature.of_run(config, dataset, base.weights))
+    with durable.claimed(place, partial(progress.say, "Another process trains this run; waiting for it.")):
+        if found := job.outcome(place, store):
+            return found
+        with delivery.Sender(place, store), journal.Record(place, **job.opening(config, store)) as record:
+            recording.describe_data(record, config, dataset, training)
 
-        # Stages
-        progress = Progress(console(), job.label, job.live, stages)
-        views = pipeline.Views(config.augmentation, config.seed, config.augmentation.views)
-        kept = Activations(Path(config.store, "activations"), config.activations, net, job.depths(config), progress.say)
-        trained, mark = {}, ""
-        for each in stages:
-            cut, images, seed = net.cut(each.depth), training[each.name], (config.seed, each.number)
-            mark = signature.of_stage(each, config, net, dataset, images, before=mark)
-            batches = partial(kept.training_batches, cut, images, batch_size, seed, views)
-            validation = partial(kept.evaluation_batches, cut, dataset.validation, batch_size)
-            curves = TensorBoard(job.folder / "tensorboard", write_graph=False)
-            callbacks = [recording.Epochs(record, each), progress, curves]
-            folder = Path(config.store, "stages", mark)
-            with kept, progress, stage.claimed(folder, progress.say):
-                came_to = stage.train(each, net, cut.tail, batches, validation, config.seed, folder, callbacks)
-            recording.note_stage(record, each, mark, came_to)
-            trained[each.name] = came_to
+            # Network
+            net = network.build(base, config.head, len(dataset.class_names), size, config.unfreeze, config.seed)
+            recording.describe_network(record, config, job, base, net)
 
-        # Evaluation: the only look at the test split
-        with kept:
-            test = kept.evaluation_batches(cut, dataset.test, batch_size)
-            answers = evaluation.evaluate(cut.tail, test, dataset.test, dataset.class_names)
-        return recording.results(
-            record, config, job, net.model, training, trained, answers, time.perf_counter() - began
-        )
+            # Stages
+            views = pipeline.Views(config.augmentation, config.seed, config.augmentation.views)
+            folder, depths = Path(config.store, "activations"), job.depths(config)
+            kept = Activations(folder, config.activations, net, depths, progress.say)
+            trained, mark = {}, ""
+            for each in stages:
+                cut, images, seed = net.cut(each.depth), training[each.name], (config.seed, each.number)
+                mark = signature.of_stage(each, config, net, dataset, images, before=mark)
+                record.tags({f"thaw.{each.name}": mark})
+                batches = partial(kept.training_batches, cut, images, batch_size, seed, views)
+                validation = partial(kept.evaluation_batches, cut, dataset.validation, batch_size)
+                curves = TensorBoard(place / "tensorboard", write_graph=False)
+                callbacks = [recording.Epochs(record, each), progress, curves]
+                folder = Path(config.store, "stages", f"{mark}-{repetition}" if repetition else mark)
+                wait = partial(progress.say, f"Another process trains the stage {each.name}; waiting for it.")
+                with kept, progress, durable.claimed(folder, wait):
+                    trained[each.name] = stage.train(
+                        each, net, cut.tail, batches, validation, config.seed, place.name, folder, callbacks
+                    )
+                recording.note_reuse(record, each, trained[each.name])
+
+            # Evaluation: the only look at the test split
+            with kept:
+                test = kept.evaluation_batches(cut, dataset.test, batch_size)
+                answers = evaluation.evaluate(cut.tail, test, dataset.test, dataset.class_names)
+            recording.results(record, config, net.model, training, trained, answers, time.perf_counter() - began)
+    return job.outcome(place, store)
 
 
 @hydra.main(config_path=str(composition.CONF), config_name="config", version_base="1.3")
@@ -85,9 +95,10 @@ def hydra_job(composed: DictConfig) -> None:
     """One Hydra job. A run that fails is told of at once and leaves the rest of its sweep alone."""
     job = Job.current(composed)
     try:
-        outcome = train(check(composed), job)
+        config = check(composed)
+        outcome = train(config, job)
     except KeyboardInterrupt:
-        Outcome(job.name, "KILLED", job.choices).write(job.folder)
+        Outcome(job.name, "KILLED", job.choices).write(job.launch)
         raise
     except Exception as error:
         told = sentence(error)
@@ -98,9 +109,16 @@ def hydra_job(composed: DictConfig) -> None:
         outcome = Outcome(job.name, "FAILED", job.choices, error=told)
     finally:
         runtime.release()
-    outcome.write(job.folder)
-    if job.sweep is None:
-        finish_single(outcome)
+        if not job.sweep:
+            shutil.rmtree(job.launch, ignore_errors=True)
+    if job.sweep:
+        outcome.write(job.launch)
+    elif outcome.status == "FINISHED":
+        from thaw import summary
+
+        summary.finish(outcome, config, console())
+    else:
+        sys.exit(1)
 
 
 def console() -> Console:
@@ -108,22 +126,14 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def finish_single(outcome: Outcome) -> None:
-    """Show what a run that is no part of a sweep came to; status 1 if it failed."""
-    if outcome.status != "FINISHED":
-        sys.exit(1)
-    console().print(
-        f"Test accuracy {outcome.test_accuracy:.4f}, validation accuracy {outcome.val_accuracy:.4f}, "
-        f"{outcome.seconds:.1f} s\nIn MLflow (start it with make ui): {outcome.page}"
-    )
-
-
 def main() -> int:
     """The command: its exit status is 1 if anything failed."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra lets exceptions through, to be put into words here
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a node that is taken away says so first
     status = 0
     try:
         composition.register()
+        composition.hand_on_credentials()
         hydra_job()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -135,7 +145,9 @@ def main() -> int:
         print(told, file=sys.stderr)
         status = 1
     if OpenSweep.opened:
-        complete = close(*OpenSweep.opened, console())
+        from thaw import summary
+
+        complete = summary.close(*OpenSweep.opened, console())
         status = status or int(not complete)
     return status
 

@@ -61,7 +61,7 @@ def sweep(case: Case) -> None:
     source = config.Dataset(
         source="folder", name=None, path=str(case.photographs), image_size=case.size, images_per_class=None
     )
-    photographs = data.load(source, 0)
+    photographs = data.load(source, 0, case.photographs.parent / "floor")
     net = network.build(base, head, case.classes, case.size, max(case.depths), 0)
     cuts = {depth: net.cut(depth) for depth in {0, *case.depths}}
     deepest = cuts[max(case.depths)]

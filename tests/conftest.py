@@ -66,12 +66,13 @@ def composed():
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
-    """Run train.py in this process on a store of its own: status, standard output, standard error."""
+    """Run train.py in this process, unless told otherwise on a store of the test's own: status, output, errors."""
     import train
     from thaw.sweep import OpenSweep
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, f"store={tmp_path / 'mlruns'}"])
+        own = [] if any(each.startswith("store=") for each in arguments) else [f"store={tmp_path / 'mlruns'}"]
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments, *own])
         monkeypatch.setattr(OpenSweep, "opened", None)
         try:
             status = train.main()

@@ -13,7 +13,7 @@ from test_network import CUTS, build
 from test_stage import DROPOUT, FLIP, folder, images
 from test_stage import settings as stage_settings
 
-from thaw import config, pipeline, signature, stage
+from thaw import config, data, pipeline, signature, stage
 from thaw.activations import Activations
 
 
@@ -129,8 +129,9 @@ def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change, m
     with activations(tmp_path, net) as kept:
         features(kept, net.cut(0), split, views)
         if change == "pixel":
-            split = images(16)
-            split.images[3, 0, 0, 0] ^= 1
+            pixels = split.images.copy()
+            pixels[3, 0, 0, 0] ^= 1
+            split = data.Split.of_pixels(split.names, split.labels, pixels)
         elif change == "weight":
             net = build(seed=1)
         elif change == "size":
@@ -294,9 +295,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         "unfreeze=20",
         "training.batch_size=128",
     ]
-    data = ["dataset=folder", f"dataset.path={tmp_path / 'pictures'}", "dataset.image_size=96"]
+    pictures = ["dataset=folder", f"dataset.path={tmp_path / 'pictures'}", "dataset.image_size=96"]
     short = ["training.head.epochs=1", "training.finetune.epochs=1", "tracking.model=false", f"store={tmp_path / 's'}"]
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *network, *data, *short])
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *network, *pictures, *short])
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0
     kept = sum(path.stat().st_size for path in (tmp_path / "s" / "activations").glob("*/*.npy"))

@@ -1,13 +1,9 @@
-import socket
-import threading
-import time
-
 import keras
 import numpy as np
 import pytest
 from conftest import REAL
 
-from thaw import backbone
+from thaw import backbone, downloads
 from thaw.config import Backbone, Weights
 from thaw.errors import ThawError
 
@@ -75,7 +71,7 @@ def no_network(monkeypatch, tmp_path):
     """A home without downloaded weights, and a host that takes connections to nowhere."""
     monkeypatch.setattr(keras.config, "keras_home", lambda: str(tmp_path), raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr(backbone, "_reachable", lambda host, port, seconds: False)
+    monkeypatch.setattr(downloads, "reachable", lambda host, port: False)
 
 
 def test_without_a_network_auto_is_random_with_a_loud_warning(no_network, capsys):
@@ -87,26 +83,6 @@ def test_without_a_network_auto_is_random_with_a_loud_warning(no_network, capsys
 def test_without_a_network_imagenet_is_refused_with_what_to_do(no_network):
     with pytest.raises(ThawError, match=r"weights=imagenet cannot be downloaded.*weights=random"):
         load(Weights(source="imagenet"))
-
-
-def test_a_host_that_never_answers_is_given_up_after_its_time(monkeypatch):
-    asked = threading.Event()
-
-    def hang(address, timeout):
-        asked.set()
-        time.sleep(60)
-        raise OSError
-
-    monkeypatch.setattr(socket, "create_connection", hang)
-    began = time.monotonic()
-    assert not backbone._reachable("nowhere.invalid", 443, 0.2)
-    assert asked.is_set()
-    assert time.monotonic() - began < 10
-
-
-def test_a_host_that_answers_is_reachable():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        assert backbone._reachable("127.0.0.1", server.getsockname()[1], 5.0)
 
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV2", "VGG16", "ResNet50"])

@@ -19,12 +19,18 @@ def folder(path, **changes):
 DIGITS = Dataset(source="digits", name="digits", path=None, image_size=75, images_per_class=None)
 
 
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """`data.load` with a store of the tests' own."""
+    return lambda source, seed: data.load(source, seed, tmp_path_factory.getbasetemp() / "store")
+
+
 def names(split):
     return set(split.names)
 
 
-def test_digits_are_1797_scans_of_ten_classes():
-    digits = data.load(DIGITS, seed=0)
+def test_digits_are_1797_scans_of_ten_classes(load):
+    digits = load(DIGITS, seed=0)
     assert digits.class_names == tuple("0123456789")
     assert sum(map(len, digits.splits().values())) == 1797
     assert digits.train.images.dtype == np.uint8
@@ -32,16 +38,16 @@ def test_digits_are_1797_scans_of_ten_classes():
     assert digits.train.images.max() == 255
 
 
-def test_splits_are_disjoint_stratified_and_complete():
-    digits = data.load(DIGITS, seed=3)
+def test_splits_are_disjoint_stratified_and_complete(load):
+    digits = load(DIGITS, seed=3)
     assert len(names(digits.train) | names(digits.validation) | names(digits.test)) == 1797
     for split in (digits.validation, digits.test):
         shares = np.bincount(split.labels) / np.bincount(np.concatenate([s.labels for s in digits.splits().values()]))
         assert shares == pytest.approx([0.15] * 10, abs=0.01)
 
 
-def test_another_seed_divides_otherwise_and_the_same_seed_the_same_way():
-    first, again, other = (data.load(DIGITS, seed).digest() for seed in (0, 0, 1))
+def test_another_seed_divides_otherwise_and_the_same_seed_the_same_way(load):
+    first, again, other = (load(DIGITS, seed).digest() for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -53,7 +59,9 @@ def test_another_seed_divides_otherwise_and_the_same_seed_the_same_way():
 )
 def test_fractions_are_stratified_nested_and_never_empty(counts, percents, seed):
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
-    split = data.Split(tuple(f"image {i}" for i in range(len(labels))), labels, np.zeros((len(labels), 1, 1), np.uint8))
+    split = data.Split.of_pixels(
+        tuple(f"image {i}" for i in range(len(labels))), labels, np.zeros((len(labels), 1, 1), np.uint8)
+    )
     before = set()
     for percent in sorted(percents):
         part = data.fraction(split, percent, seed)
@@ -65,15 +73,15 @@ def test_fractions_are_stratified_nested_and_never_empty(counts, percents, seed)
     assert names(data.fraction(split, 100, seed)) == names(split)
 
 
-def test_a_fraction_does_not_depend_on_the_order_of_images():
-    digits = data.load(DIGITS, seed=0).train
+def test_a_fraction_does_not_depend_on_the_order_of_images(load):
+    digits = load(DIGITS, seed=0).train
     shuffled = digits.take(np.random.default_rng(0).permutation(len(digits)))
     assert names(data.fraction(digits, 10, 0)) == names(data.fraction(shuffled, 10, 0))
 
 
-def test_a_folder_of_classes_is_divided_by_class(pictures):
+def test_a_folder_of_classes_is_divided_by_class(load, pictures):
     root = pictures({"cat": 20, "dog": 10, "emu": 3})
-    found = data.load(folder(root), seed=0)
+    found = load(folder(root), seed=0)
     assert found.class_names == ("cat", "dog", "emu")
     assert [np.bincount(split.labels).tolist() for split in found.splits().values()] == [
         [14, 6, 1],
@@ -82,34 +90,34 @@ def test_a_folder_of_classes_is_divided_by_class(pictures):
     ]
 
 
-def test_a_moved_folder_is_the_same_dataset(pictures, tmp_path):
+def test_a_moved_folder_is_the_same_dataset(load, pictures, tmp_path):
     root = pictures({"cat": 20, "dog": 10})
-    before = data.load(folder(root, name="pets"), seed=0).digest()
+    before = load(folder(root, name="pets"), seed=0).digest()
     moved = shutil.move(root, tmp_path / "elsewhere")
-    assert data.load(folder(moved, name="pets"), seed=0).digest() == before
+    assert load(folder(moved, name="pets"), seed=0).digest() == before
 
 
-def test_given_splits_are_kept_and_validation_is_held_out_of_training_only(pictures):
+def test_given_splits_are_kept_and_validation_is_held_out_of_training_only(load, pictures):
     root = pictures({"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 5})
-    found = data.load(folder(root), seed=0)
+    found = load(folder(root), seed=0)
     assert all(name.startswith("train/") for name in found.train.names + found.validation.names)
     assert (len(found.train), len(found.validation), len(found.test)) == (34, 6, 10)
     pictures({"val/a": 2, "val/b": 2})
-    found = data.load(folder(root), seed=0)
+    found = load(folder(root), seed=0)
     assert (len(found.train), len(found.validation), len(found.test)) == (40, 4, 10)
 
 
-def test_images_per_class_bounds_every_split(pictures):
+def test_images_per_class_bounds_every_split(load, pictures):
     root = pictures({"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 1})
-    found = data.load(folder(root, images_per_class=2), seed=0)
+    found = load(folder(root, images_per_class=2), seed=0)
     assert [np.bincount(split.labels).tolist() for split in found.splits().values()] == [[2, 2], [2, 2], [2, 1]]
 
 
-def test_hidden_files_are_passed_over_and_nested_ones_found(pictures):
+def test_hidden_files_are_passed_over_and_nested_ones_found(load, pictures):
     root = pictures({"cat": 4, "dog": 4, "dog/young": 2})
     (root / "cat" / ".hidden").write_text("x")
     (root / "cat" / "Thumbs.db").write_text("x")
-    found = data.load(folder(root), seed=0)
+    found = load(folder(root), seed=0)
     assert sum(map(len, found.splits().values())) == 10
 
 
@@ -165,23 +173,23 @@ def break_test_only(root):
         (break_test_only, ["has no folder train"]),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(pictures, broken, words):
+def test_what_is_wrong_with_a_folder_is_said_in_one_sentence(load, pictures, broken, words):
     root = pictures({"cat": 4, "dog": 4})
     broken(root)
     with pytest.raises(ThawError) as refusal:
-        data.load(folder(root), seed=0)
+        load(folder(root), seed=0)
     for word in words:
         assert word in str(refusal.value)
 
 
-def test_classes_must_be_the_same_in_every_split(pictures):
+def test_classes_must_be_the_same_in_every_split(load, pictures):
     root = pictures({"train/a": 4, "train/b": 4, "test/a": 4, "test/c": 4})
     with pytest.raises(ThawError, match="only one of them has b, c"):
-        data.load(folder(root), seed=0)
+        load(folder(root), seed=0)
 
 
-def test_keys_depend_on_names_alone():
-    digits = data.load(DIGITS, seed=0).train
+def test_keys_depend_on_names_alone(load):
+    digits = load(DIGITS, seed=0).train
     some = digits.take(np.array([5, 2]))
     assert some.keys().tolist() == [digits.keys()[5], digits.keys()[2]]
     assert len(set(digits.keys())) == len(digits)

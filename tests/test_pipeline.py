@@ -15,7 +15,7 @@ def numbered(count):
     """Images whose every pixel is their label."""
     labels = np.arange(count, dtype=np.int32)
     pixels = np.broadcast_to(labels[:, None, None], (count, 8, 8)).astype(np.uint8)
-    return Split(tuple(f"image {i}" for i in range(count)), labels, pixels)
+    return Split.of_pixels(tuple(f"image {i}" for i in range(count)), labels, pixels)
 
 
 def test_an_epoch_shows_every_image_once_and_fills_its_last_batch_with_weightless_ones():
@@ -56,7 +56,7 @@ def test_evaluation_goes_through_in_order():
 def test_each_epoch_has_views_of_its_own_and_evaluation_has_none():
     flip = pipeline.Views(FLIP, 0, None)
     slope = np.broadcast_to(np.arange(8, dtype=np.uint8) * 30, (16, 8, 8))
-    split = Split(tuple(map(str, range(16))), np.arange(16, dtype=np.int32), slope)
+    split = Split.of_pixels(tuple(map(str, range(16))), np.arange(16, dtype=np.int32), slope)
     first, second = (
         {int(label): int(image[0, 0, 0]) for images, labels, _ in batches for image, label in zip(images, labels)}
         for batches in (pipeline.training_batches(split, 8, 8, range(e, e + 1), (0, 0), flip) for e in (0, 1))

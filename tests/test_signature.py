@@ -1,3 +1,5 @@
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,23 +9,36 @@ from conftest import TINY
 from thaw import data, signature, stage
 
 
-def signed(composed, *overrides, weights="w", before="", changed=None):
-    config = composed(*TINY, "unfreeze=3", *overrides)
-    dataset = data.load(config.dataset, config.seed)
-    if changed:
-        changed(dataset)
+@pytest.fixture
+def configured(composed, tmp_path):
+    return lambda *overrides: composed(*TINY, f"store={tmp_path / 'store'}", "unfreeze=3", *overrides)
+
+
+def signed(configured, *overrides, weights="w", before="", changed=None, of="stage"):
+    config = configured(*overrides)
+    dataset = data.load(config.dataset, config.seed, Path(config.store))
+    dataset = changed(dataset) if changed else dataset
+    if of == "run":
+        return signature.of_run(config, dataset, weights)
     head, _ = stage.plan(config.training, config.unfreeze)
     network = SimpleNamespace(backbone=SimpleNamespace(digest=weights), batch_norm="frozen")
     train = data.fraction(dataset.train, head.settings.fraction, config.seed)
     return signature.of_stage(head, config, network, dataset, train, before)
 
 
+def with_one_changed(dataset, split_name, what):
+    split = getattr(dataset, split_name)
+    pixels, labels = split.images.copy(), split.labels.copy()
+    (pixels if what == "pixel" else labels)[0] ^= 1
+    return replace(dataset, **{split_name: data.Split.of_pixels(split.names, labels, pixels)})
+
+
 def pixel(dataset):
-    dataset.train.images[0, 3, 3] ^= 1
+    return with_one_changed(dataset, "train", "pixel")
 
 
 def label(dataset):
-    dataset.validation.labels[0] ^= 1
+    return with_one_changed(dataset, "validation", "label")
 
 
 @pytest.mark.parametrize(
@@ -46,9 +61,9 @@ def label(dataset):
         {"changed": label},
     ],
 )
-def test_what_a_result_depends_on_changes_its_signature(composed, change):
+def test_what_a_result_depends_on_changes_its_signature(configured, change):
     named = dict(change)
-    assert signed(composed, *named.pop("overrides", []), **named) != signed(composed)
+    assert signed(configured, *named.pop("overrides", []), **named) != signed(configured)
 
 
 @pytest.mark.parametrize(
@@ -57,20 +72,63 @@ def test_what_a_result_depends_on_changes_its_signature(composed, change):
         ["tracking.uri=http://127.0.0.1:1", "tracking.experiment=other"],
         ["threads=1"],
         ["question=why"],
-        ["store=/elsewhere"],
         ["unfreeze=20", "training.finetune.learning_rate=1"],
         ["activations=off"],
         ["weights=auto"],
     ],
 )
-def test_what_it_does_not_depend_on_leaves_it_alone(composed, overrides):
-    assert signed(composed, *overrides) == signed(composed)
+def test_what_it_does_not_depend_on_leaves_it_alone(configured, overrides):
+    assert signed(configured, *overrides) == signed(configured)
 
 
-def test_a_moved_folder_has_the_same_signature_and_another_picture_has_not(composed, pictures, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"overrides": ["training.finetune.learning_rate=2e-3"]},
+        {"overrides": ["unfreeze=4"]},
+        {"overrides": ["seed=1"]},
+        {"overrides": ["backbone.alpha=0.5"]},
+        {"overrides": ["augmentation.zoom=0.1"]},
+        {"overrides": ["activations.dtype=float16"]},
+        {"weights": "imagenet"},
+        {"changed": pixel},
+        {"changed": label},
+        {"changed": lambda dataset: with_one_changed(dataset, "test", "pixel")},
+    ],
+)
+def test_the_signature_of_a_run_changes_with_its_result(configured, change):
+    named = dict(change)
+    assert signed(configured, *named.pop("overrides", []), of="run", **named) != signed(configured, of="run")
+
+
+def test_how_a_run_is_done_is_no_part_of_its_signature(configured, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    ways = [
+        "threads=1",
+        "question=why",
+        "activations=off",
+        "rerun=true",
+        "tracking.experiment=a",
+        "tracking.model=true",
+    ]
+    assert signed(configured, *ways, of="run") == signed(configured, of="run")
+    first, second = ["seed=3", "fraction=50"], ["fraction=50", "seed=3"]
+    assert signed(configured, *first, of="run") == signed(configured, *second, of="run")
+
+
+def test_a_file_of_weights_counts_by_its_content(configured, tmp_path):
+    def of(name):
+        return signed(configured, "weights=file", f"weights.path={tmp_path / name}", weights="file", of="run")
+
+    for name, content in (("one", b"1"), ("same", b"1"), ("other", b"2")):
+        (tmp_path / name).write_bytes(content)
+    assert of("one") == of("same") != of("other")
+
+
+def test_a_moved_folder_has_the_same_signature_and_another_picture_has_not(configured, pictures, tmp_path):
     def of(path):
         overrides = ["dataset=folder", f"dataset.path={path}", "weights=random", "dataset.name=pets"]
-        return signed(composed, *overrides)
+        return signed(configured, *overrides)
 
     root = pictures({"a": 8, "b": 8})
     first = of(root)

@@ -1,6 +1,3 @@
-import threading
-import time
-
 import keras
 import numpy as np
 import pytest
@@ -28,7 +25,7 @@ def images(count=20, seed=0):
     pixels = (
         generator.integers(0, 100, (count, 32, 32, 3), np.uint8) + (labels * 50).astype(np.uint8)[:, None, None, None]
     )
-    return data.Split(tuple(f"{seed}/{i}" for i in range(count)), labels, pixels)
+    return data.Split.of_pixels(tuple(f"{seed}/{i}" for i in range(count)), labels, pixels)
 
 
 def folder(path):
@@ -36,7 +33,7 @@ def folder(path):
     return path
 
 
-def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", **changes):
+def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", **changes):
     net = net or build(depth=3, head=DROPOUT)
     each = stage.Stage(*which, settings(**changes), evaluate)
     trained = stage.train(
@@ -46,6 +43,7 @@ def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best"
         lambda epochs: pipeline.training_batches(images(), 32, 8, epochs, (0, each.number), FLIP),
         lambda: pipeline.evaluation_batches(images(10, 1), 32, 8),
         0,
+        run,
         folder(path / each.name),
         callbacks,
     )
@@ -157,7 +155,7 @@ def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed", callbacks=[Die(moment, epoch)], **plan)
     resumed, trained = train(tmp_path / "killed", callbacks=[told], **plan)
-    assert trained.found >= 2
+    assert trained.by == ["a"]
     assert numbers(trained) == numbers(straight)
     assert seen == [(epoch, metrics["val_loss"]) for epoch, metrics in zip(range(2, 6), straight.history)]
     assert trained.kept == straight.kept
@@ -185,8 +183,8 @@ def test_patience_survives_a_kill(tmp_path):
 def test_a_finished_stage_is_handed_over_without_training(tmp_path):
     net, first = train(tmp_path)
     other = build(depth=3, head=DROPOUT)
-    _, again = train(tmp_path, other, callbacks=[Die("begin", 99)])
-    assert (first.found, again.found) == (0, 2)
+    _, again = train(tmp_path, other, callbacks=[Die("begin", 99)], run="b")
+    assert (first.by, again.by) == (["a"], ["a"])
     assert again.history == first.history
     assert_equal_weights(net, other)
 
@@ -201,7 +199,7 @@ def test_a_state_that_was_half_written_is_not_seen(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "_flush", torn)
+        patch.setattr(durable, "flush", torn)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "killed", **plan)
     resumed, trained = train(tmp_path / "killed", **plan)
@@ -209,22 +207,10 @@ def test_a_state_that_was_half_written_is_not_seen(tmp_path, monkeypatch):
     assert_equal_weights(resumed, whole)
 
 
-def test_a_stage_that_another_process_trains_is_waited_for(tmp_path):
-    said, order = [], []
-
-    def work():
-        with stage.claimed(tmp_path, said.append):
-            order.append("second")
-
-    with stage.claimed(tmp_path, said.append):
-        other = threading.Thread(target=work)
-        other.start()
-        while not said:
-            time.sleep(0.01)
-        order.append("first")
-    other.join()
-    assert order == ["first", "second"]
-    assert said == ["Another process trains this stage; waiting for it."]
+def test_all_who_trained_a_stage_are_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, epochs=3, callbacks=[Die("begin", 1)])
+    assert train(tmp_path, epochs=3, run="b")[1].by == ["a", "b"]
 
 
 class Spoil(keras.callbacks.Callback):

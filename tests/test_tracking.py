@@ -7,57 +7,29 @@ from thaw import tracking
 from thaw.errors import ThawError, redact
 
 
-@pytest.fixture
-def record(tmp_path):
-    store = tracking.connect(None, str(tmp_path / "mlruns"))
-    return tracking.Record(store, store.experiment("pets"), "vgg16", None, {"thaw.kind": "run"}, tmp_path / "record")
-
-
-def test_a_run_that_ends_well_is_finished(record):
-    with record:
-        record.params({"backbone": "vgg16", "unfreeze": 4})
-        record.metrics({"loss": 1.5, "accuracy": 0.5}, step=0)
-        record.metrics({"loss": 1.0, "accuracy": 0.75}, step=1)
-    run = record.client.get_run(record.run)
-    assert run.info.status == "FINISHED"
-    assert run.data.params == {"backbone": "vgg16", "unfreeze": "4"}
-    assert [point.value for point in record.client.get_metric_history(record.run, "loss")] == [1.5, 1.0]
-
-
-def test_a_run_that_fails_is_failed_with_the_reason(record):
-    with pytest.raises(ThawError), record:
-        raise ThawError("no such folder; give another")
-    run = record.client.get_run(record.run)
-    assert run.info.status == "FAILED"
-    assert run.data.tags["thaw.error"] == "no such folder; give another"
-
-
-def test_an_interrupted_run_is_killed(record):
-    with pytest.raises(KeyboardInterrupt), record:
-        raise KeyboardInterrupt
-    assert record.client.get_run(record.run).info.status == "KILLED"
-
-
-def test_long_and_many_params_are_recorded(record):
-    record.params({f"p{i}": "x" * 100 for i in range(250)})
-    assert len(record.client.get_run(record.run).data.params) == 250
-
-
-def test_children_nest_under_their_parent(record, tmp_path):
-    child = tracking.Record(record.store, record.experiment, "child", record.run, {}, tmp_path / "child")
-    assert child.client.get_run(child.run).data.tags["mlflow.parentRunId"] == record.run
-
-
 @pytest.mark.parametrize("uri", ["nonsense", "ftp://host/x", "/some/folder", "sqlite:/half"])
 def test_a_malformed_address_is_refused(uri, tmp_path):
     with pytest.raises(ThawError, match=r"is no tracking store; give sqlite:///FILE"):
         tracking.connect(uri, str(tmp_path))
 
 
-def test_an_address_that_does_not_answer_is_refused_without_its_password(tmp_path):
-    with pytest.raises(ThawError, match=r"does not answer") as refusal:
-        tracking.connect("http://ann:secret@127.0.0.1:9", str(tmp_path))
-    assert "secret" not in str(refusal.value)
+@pytest.mark.parametrize("uri", ["http://ann:secret@127.0.0.1:9", "postgresql://ann:secret@127.0.0.1:9/runs"])
+def test_a_store_that_is_away_is_known_to_be_so(tmp_path, uri):
+    store = tracking.connect(uri, str(tmp_path))
+    assert store.away == "nothing listens there"
+    assert store.name == uri.replace("ann:secret", "***")
+
+
+def test_a_database_that_cannot_be_opened_is_refused(tmp_path):
+    with pytest.raises(ThawError, match=r"refuses .*unable to open database file.*; mend it or give another"):
+        tracking.connect(f"sqlite:///{tmp_path}", str(tmp_path))
+
+
+def test_an_experiment_that_was_deleted_is_refused(tmp_path):
+    store = tracking.connect(None, str(tmp_path))
+    store.client.delete_experiment(store.experiment("pets"))
+    with pytest.raises(ThawError, match="The MLflow experiment pets is deleted; restore it"):
+        tracking.connect(None, str(tmp_path), "pets")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +80,7 @@ def test_eight_processes_may_meet_a_fresh_database(tmp_path):
     assert set(answers) == {"1"}
 
 
-def test_pages_are_those_that_the_ui_understands(record):
-    page = record.store.page("1", "abc", charts=True)
+def test_pages_are_those_that_the_ui_understands(tmp_path):
+    page = tracking.connect(None, str(tmp_path)).page("1", "abc", charts=True)
     assert page.startswith("http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&searchFilter=tags")
     assert page.endswith("&orderByKey=metrics.%60test_accuracy%60&orderByAsc=false&compareRunsMode=CHART")

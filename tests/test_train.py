@@ -2,14 +2,11 @@
 
 import csv
 import json
-import re
-import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import mlflow
 import numpy as np
 import pytest
@@ -151,7 +148,7 @@ def test_the_recorded_model_predicts_what_was_recorded(finished):
     client, run, folder = finished
     model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
     given = Dataset(source="digits", name="digits", path=None, image_size=32, images_per_class=4)
-    test = data.load(given, seed=7).test
+    test = data.load(given, 7, folder).test
     pixels = np.stack([pipeline.read(image, 32) for image in test.images]).astype(np.float32)
     rows = list(csv.DictReader((folder / "predictions.csv").open()))
     assert [row["file"] for row in rows] == list(test.names)
@@ -166,59 +163,18 @@ def numbers(client, run):
     return {name: [point.value for point in client.get_metric_history(run.info.run_id, name)] for name in names}
 
 
-def test_kept_activations_and_repetition_change_no_bit(command, client, tmp_path):
+def test_kept_activations_and_repetition_change_no_bit(command, client):
     """Once with activations on disk, once with those that the first kept, and once without any."""
     plan = [*TINY, "unfreeze=6", "head.dropout=0.3", "augmentation=standard", "training.finetune.epochs=2"]
-    for extra in ([], [], ["activations=off"]):
+    for extra in ([], ["rerun=true"], ["rerun=true", "activations=off"]):
         status, out, err = command(*plan, *extra)
         assert status == 0, err
-        shutil.rmtree(tmp_path / "mlruns" / "stages")  # or they would not be trained again
+        assert "finetune 2/2 · loss" in out
     assert "Trains without kept activations: activations=off." in out
     runs = client().search_runs(["1"])
     first, second, off = (numbers(client(), run) for run in runs)
     assert len(first["train_loss"]) == 3
     assert first == second == off
-
-
-def test_a_sweep_trains_the_head_once_and_every_record_is_whole(command, client, monkeypatch):
-    fitted = []
-    fit = keras.Model.fit
-    monkeypatch.setattr(keras.Model, "fit", lambda model, *a, **k: fitted.append(k["epochs"]) or fit(model, *a, **k))
-    status, out, err = command("-m", *TINY, "unfreeze=0,3,6")
-    assert status == 0, err
-    assert fitted == [1, 2, 2]
-    assert out.count("head 1/1 · trained before") == 2
-    (parent,) = sweeps_of(client())
-    runs = {run.data.params["unfreeze"]: run for run in runs_of(client(), parent)}
-    steps = {depth: len(numbers(client(), run)["train_loss"]) for depth, run in runs.items()}
-    assert steps == {"0": 1, "3": 2, "6": 2}
-    assert [run.data.tags["thaw.head.epochs_found"] for _, run in sorted(runs.items())] == ["0", "1", "1"]
-    assert len({run.data.tags["thaw.head"] for run in runs.values()}) == 1
-    assert command(*TINY, "unfreeze=6")[0] == 0
-    assert len(fitted) == 3
-
-
-@pytest.mark.slow
-def test_a_command_that_was_killed_goes_on_to_the_same_numbers(tmp_path):
-    plan = [*TINY, "unfreeze=6", "training.head.epochs=3", "training.finetune.epochs=60", "activations=off"]
-    found = []
-    for store, kill in (("whole", None), ("killed", "head 2/3"), ("killed", "finetune 7/60"), ("killed", None)):
-        program = [sys.executable, "-u", str(ROOT / "train.py"), *plan, f"store={tmp_path / store}"]
-        process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if kill and kill in line:
-                process.kill()
-        assert (process.wait() == 0) == (kill is None), "".join(lines)
-        if not kill:
-            client = MlflowClient(f"sqlite:///{tmp_path / store / 'mlflow.db'}")
-            newest, *_ = client.search_runs(["1"])
-            found.append(numbers(client, newest))
-    before = re.search(r"finetune (\d+)/60 · trained before", "".join(lines))
-    assert 7 <= int(before[1]) < 60
-    assert len(found[0]["train_loss"]) == 63
-    assert found[0] == found[1]
 
 
 def test_a_run_that_fails_leaves_the_others_alone(command, client):

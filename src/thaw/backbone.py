@@ -1,27 +1,20 @@
 """A name -> the Keras Applications model without its top, its preprocessing, and its weights."""
 
-import contextlib
 import hashlib
 import inspect
-import socket
-import threading
-import urllib.request
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from urllib.error import URLError
 
 import keras
 import numpy as np
 
-from thaw import config
+from thaw import config, downloads
 from thaw.config import nearest
 from thaw.errors import ThawError
-
-REACH_SECONDS = 5.0  # for a first answer of the host that has the weights
 
 
 @dataclass(frozen=True)
@@ -109,7 +102,7 @@ def _imagenet(
 ) -> tuple[str, keras.Model | None]:
     """The network with ImageNet weights; or, where they cannot be had and it may fall back, none."""
     try:
-        with _hurried_downloads(), warnings.catch_warnings():
+        with downloads.hurried(), warnings.catch_warnings():
             # MobileNet's ImageNet weights are for 224 px; without the top they fit any size.
             warnings.filterwarnings("ignore", "`input_shape` is undefined or non-square")
             return "imagenet", constructor(weights="imagenet", **arguments)
@@ -135,39 +128,6 @@ def _warn(name: str, reason: str) -> None:
         f"about pretrained ones ({reason})",
         flush=True,
     )
-
-
-@contextlib.contextmanager
-def _hurried_downloads() -> Iterator[None]:
-    """Within it, a download whose host cannot be reached in a few seconds fails, rather than hang on the network."""
-
-    class Hurried(urllib.request.HTTPSHandler):
-        def https_open(self, request):
-            host, _, port = request.host.partition(":")
-            if not _reachable(host, int(port or 443), REACH_SECONDS):
-                raise URLError(f"{host} cannot be reached")
-            request.timeout = 60  # seconds without a byte
-            return super().https_open(request)
-
-    urllib.request.install_opener(urllib.request.build_opener(Hurried))
-    try:
-        yield
-    finally:
-        urllib.request.install_opener(None)
-
-
-def _reachable(host: str, port: int, seconds: float) -> bool:
-    """Whether the host takes a connection in time; looking up its name counts, which no socket timeout covers."""
-    connected = threading.Event()
-
-    def connect() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), seconds):
-            connected.set()
-
-    attempt = threading.Thread(target=connect, daemon=True)
-    attempt.start()
-    attempt.join(seconds)
-    return connected.is_set()
 
 
 def _read_file(model: keras.Model, path: str | None) -> None:

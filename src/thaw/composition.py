@@ -6,6 +6,7 @@ Hydra knows configuration only; nothing here knows of data, training or tracking
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from thaw.config import keys, nearest
-from thaw.errors import ThawError
+from thaw.errors import ThawError, redact
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ and experiments/
 CONF = ROOT / "conf"
@@ -38,8 +39,8 @@ def register() -> None:
     folders = {
         "store": str(ROOT / "mlruns"),
         "hydra": {
-            "run": {"dir": f"${{store}}/runs/{launch}"},
-            "sweep": {"dir": f"${{store}}/sweeps/{launch}", "subdir": "${hydra.job.num}"},
+            "run": {"dir": f"${{store}}/launches/{launch}"},
+            "sweep": {"dir": f"${{store}}/launches/{launch}", "subdir": "${hydra.job.num}"},
         },
     }
     store = ConfigStore.instance()
@@ -51,6 +52,18 @@ def register() -> None:
         except Exception as error:
             raise ThawError(f"{path} is not YAML: {error}") from error
         store.store(group=group, name=path.stem, node=node, package="_global_", provider="thaw")
+
+
+def hand_on_credentials() -> None:
+    """Move a tracking address with a password from the command line into the environment.
+
+    Hydra and its launchers write the command line into files; the environment reaches the workers as well.
+    """
+    for number, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") == "tracking.uri" and redact(value) != value:
+            os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
+            sys.argv[number] = f"{key}=${{oc.env:MLFLOW_TRACKING_URI}}"
 
 
 def parse(lines: Iterable[str]) -> list[Override]:

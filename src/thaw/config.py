@@ -123,6 +123,7 @@ class Config(Section):
     unfreeze: Annotated[int, Field(ge=0)] | Literal["all"]
     seed: int = Field(ge=0, lt=2**31)
     threads: int | None = Field(ge=1)
+    rerun: bool
     question: str | None
 
     @model_validator(mode="after")
@@ -140,6 +141,11 @@ class Config(Section):
     def image_size(self) -> int:
         """The side in px of the images that the network takes."""
         return self.dataset.image_size or self.backbone.image_size
+
+    @property
+    def experiment(self) -> str:
+        """The name of the MLflow experiment: the one given, or else that of the dataset."""
+        return self.tracking.experiment or self.dataset_name
 
     @property
     def dataset_name(self) -> str:

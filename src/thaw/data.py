@@ -8,13 +8,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from thaw import config
+from thaw import config, fingerprint
 from thaw.errors import ThawError
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
@@ -30,11 +30,18 @@ class Split:
         names: what identifies each image within the dataset, such as its path below the dataset's folder.
         labels: int32 (images,), the index of each image's class.
         images: a file each, or uint8 pixels (images, height, width) or (images, height, width, 3).
+        contents: the SHA-256 of each file, or of each image's pixels.
     """
 
     names: tuple[str, ...]
     labels: np.ndarray
     images: Sequence[Path] | np.ndarray
+    contents: tuple[bytes, ...]
+
+    @staticmethod
+    def of_pixels(names: tuple[str, ...], labels: np.ndarray, pixels: np.ndarray) -> "Split":
+        """Images that are in memory."""
+        return Split(names, labels, pixels, tuple(hashlib.sha256(image.tobytes()).digest() for image in pixels))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -42,15 +49,15 @@ class Split:
     def take(self, indices: np.ndarray) -> "Split":
         """The images at `indices`, in that order."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
-        return Split(tuple(self.names[i] for i in indices), self.labels[indices], images)
+        names, contents = (tuple(each[i] for i in indices) for each in (self.names, self.contents))
+        return Split(names, self.labels[indices], images, contents)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of every image's name and content, in their order; read once."""
+        """SHA-256 of every image's name and content, in their order."""
         found = hashlib.sha256()
-        for name, image in zip(self.names, self.images, strict=True):
-            found.update(name.encode() + b"\0")
-            found.update(_content(image) if isinstance(image, Path) else np.ascontiguousarray(image))
+        for name, content in zip(self.names, self.contents, strict=True):
+            found.update(name.encode() + b"\0" + content)
         return found.hexdigest()
 
     def keys(self) -> np.ndarray:
@@ -83,13 +90,18 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
-def load(dataset: config.Dataset, seed: int) -> Dataset:
+def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
     """The dataset that the configuration names.
+
+    Args:
+        dataset: which.
+        seed: of the run.
+        store: the folder that remembers the contents of files.
 
     Raises:
         ThawError: there is no such folder, it has fewer than two classes, a class lacks images, or a file is no image.
     """
-    loaded = SOURCES[dataset.source](dataset, seed)
+    loaded = SOURCES[dataset.source](dataset, seed, store)
     if dataset.images_per_class is None:
         return loaded
     few = {
@@ -107,19 +119,19 @@ def fraction(split: Split, percent: float, seed: int) -> Split:
     return _first(split, _ranks(split.names, seed), lambda n: max(1, math.floor(n * percent / 100 + 0.5)))
 
 
-def _digits(dataset: config.Dataset, seed: int) -> Dataset:
+def _digits(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
     """1,797 scans of handwritten digits, 8 x 8 px (UCI "Optical Recognition of Handwritten Digits", test part)."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()
     pixels = np.round(scans.images * (255 / 16)).astype(np.uint8)
     names = tuple(f"digits/{index:04d}" for index in range(len(pixels)))
-    whole = Split(names, scans.target.astype(np.int32), pixels)
+    whole = Split.of_pixels(names, scans.target.astype(np.int32), pixels)
     train, validation, test = _divide(whole, seed, 2)
     return Dataset(dataset.name, tuple(map(str, scans.target_names)), train, validation, test)
 
 
-def _folder(dataset: config.Dataset, seed: int) -> Dataset:
+def _folder(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
     """One folder per class, either below `train/`, `test/` and perhaps `val/`, or directly."""
     root = Path(dataset.path).expanduser()
     if not root.is_dir():
@@ -128,7 +140,7 @@ def _folder(dataset: config.Dataset, seed: int) -> Dataset:
     parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
     if "train" not in parts and "test" not in parts:
         class_names = _class_names(root)
-        train, validation, test = _divide(_scan(root, root, class_names), seed, 2)
+        train, validation, test = _divide(_scan(root, root, class_names, store), seed, 2)
         return Dataset(name, class_names, train, validation, test)
     if "train" not in parts or "test" not in parts:
         absent = "train" if "test" in parts else "test"
@@ -140,14 +152,14 @@ def _folder(dataset: config.Dataset, seed: int) -> Dataset:
                 f"{folder} and {parts['train']} do not have the same classes; only one of them has "
                 f"{', '.join(sorted(difference))}"
             )
-    found = {part: _scan(folder, root, class_names) for part, folder in parts.items()}
+    found = {part: _scan(folder, root, class_names, store) for part, folder in parts.items()}
     if "val" in found:
         return Dataset(name, class_names, found["train"], found["val"], found["test"])
     train, validation = _divide(found["train"], seed, 1)
     return Dataset(name, class_names, train, validation, found["test"])
 
 
-SOURCES: dict[str, Callable[[config.Dataset, int], Dataset]] = {"digits": _digits, "folder": _folder}
+SOURCES: dict[str, Callable[[config.Dataset, int, Path], Dataset]] = {"digits": _digits, "folder": _folder}
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -158,7 +170,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _scan(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split:
+def _scan(folder: Path, root: Path, class_names: tuple[str, ...], store: Path) -> Split:
     """Every image below `folder`, named by its path below `root`."""
     files, labels = [], []
     for label, class_name in enumerate(class_names):
@@ -172,7 +184,7 @@ def _scan(folder: Path, root: Path, class_names: tuple[str, ...]) -> Split:
         named = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise ThawError(f"Not an image: {named}; mend or remove (allowed are {', '.join(sorted(ENDINGS))})")
     names = tuple(path.relative_to(root).as_posix() for path in files)
-    return Split(names, np.array(labels, np.int32), files)
+    return Split(names, np.array(labels, np.int32), files, tuple(fingerprint.of(files, store)))
 
 
 def _is_image(path: Path) -> bool:
@@ -215,18 +227,6 @@ def _by_class(split: Split, ranks: list[bytes]) -> dict[int, tuple[list[int], st
     for index in sorted(range(len(split)), key=ranks.__getitem__):
         found.setdefault(int(split.labels[index]), []).append(index)
     return {label: (found[label], split.names[found[label][0]]) for label in sorted(found)}
-
-
-def _content(path: Path) -> bytes:
-    """SHA-256 of a file, computed once while its size and time stay the same."""
-    status = path.stat()
-    return _content_of(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _content_of(path: Path, size: int, time: int) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _ranks(names: Sequence[str], seed: int) -> list[bytes]:

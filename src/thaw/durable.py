@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all, and stay through a power loss."""
+"""Files that appear whole or not at all, and stay through a power loss; folders that one process works in."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -19,9 +21,9 @@ def writing(path: Path) -> Iterator[Path]:
 
 def place(partial: Path, path: Path) -> None:
     """Flush a file that was written beside, give it its name, and flush the folder."""
-    _flush(partial)
+    flush(partial)
     os.replace(partial, path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,9 +32,42 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file or a folder on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Be the only process at work in a folder; the claim of one that dies ends with it.
+
+    Args:
+        folder: made if it is not there.
+        wait: called once if another process has it, before waiting for that one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        wait()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a living process works in the folder."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

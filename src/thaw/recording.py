@@ -2,26 +2,33 @@
 
 import csv
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import keras
+import mlflow
+import numpy as np
 import tensorflow as tf
 import yaml
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
 
-from thaw import figures, tracking
+from thaw import delivery, figures, tracking
 from thaw.backbone import Backbone
 from thaw.config import Config
 from thaw.data import Dataset, Split
 from thaw.errors import redact
 from thaw.evaluation import Evaluation
+from thaw.job import Job
+from thaw.journal import Record
 from thaw.network import Network
 from thaw.stage import Stage, Trained
-from thaw.sweep import Job, Outcome
 
 GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "training")
 
 
-def describe_data(record: tracking.Record, config: Config, dataset: Dataset, training: dict[str, Split]) -> None:
+def describe_data(record: Record, config: Config, dataset: Dataset, training: dict[str, Split]) -> None:
     """Record which images the run uses, and for what.
 
     Args:
@@ -44,9 +51,9 @@ def describe_data(record: tracking.Record, config: Config, dataset: Dataset, tra
             "classes": len(dataset.class_names),
         }
     )
-    (record.folder / "classes.txt").write_text("\n".join(dataset.class_names) + "\n", encoding="utf-8")
+    (record.files / "classes.txt").write_text("\n".join(dataset.class_names) + "\n", encoding="utf-8")
     stages_of = {name: set(split.names) for name, split in training.items()}
-    with (record.folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+    with (record.files / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "class", "split", "stages"])
         for split_name, split in dataset.splits().items():
@@ -55,7 +62,7 @@ def describe_data(record: tracking.Record, config: Config, dataset: Dataset, tra
                 writer.writerow([name, dataset.class_names[label], split_name, " ".join(stages)])
 
 
-def describe_network(record: tracking.Record, config: Config, job: Job, backbone: Backbone, network: Network) -> None:
+def describe_network(record: Record, config: Config, job: Job, backbone: Backbone, network: Network) -> None:
     """Record what is trained: short parameters first, then every key of the configuration."""
     trains = network.plan(config.unfreeze)
     short = {
@@ -77,16 +84,16 @@ def describe_network(record: tracking.Record, config: Config, job: Job, backbone
     record.params({**derived, **_flat(config.model_dump(exclude={"question"}))})
     parameters = sum(v.shape.num_elements() for v in network.model.trainable_variables if v.path in trains)
     record.metrics({"trainable_parameters": parameters})
-    (record.folder / "config.yaml").write_text(redact(yaml.safe_dump(config.model_dump(), sort_keys=False)))
-    (record.folder / "command.txt").write_text(tracking.command() + "\n")
+    (record.files / "config.yaml").write_text(redact(yaml.safe_dump(config.model_dump(), sort_keys=False)))
+    (record.files / "command.txt").write_text(tracking.command() + "\n")
     packages = "".join(f"{name}=={version}\n" for name, version in tracking.packages())
-    (record.folder / "packages.txt").write_text(f"# Python {sys.version.split()[0]}\n{packages}")
+    (record.files / "packages.txt").write_text(f"# Python {sys.version.split()[0]}\n{packages}")
 
 
 class Epochs(keras.callbacks.Callback):
     """Sends the metrics of each epoch of a stage in one request; epochs count on from stage to stage."""
 
-    def __init__(self, record: tracking.Record, stage: Stage):
+    def __init__(self, record: Record, stage: Stage):
         super().__init__()
         self.record, self.stage = record, stage
 
@@ -97,27 +104,28 @@ class Epochs(keras.callbacks.Callback):
         self.record.metrics({**values, "stage": self.stage.number}, epoch)
 
 
-def note_stage(record: tracking.Record, stage: Stage, signature: str, trained: Trained) -> None:
-    """Record a stage's signature, and how many of its epochs this run found trained rather than trained itself."""
-    record.tags({f"thaw.{stage.name}": signature, f"thaw.{stage.name}.epochs_found": str(trained.found)})
+def note_reuse(record: Record, stage: Stage, trained: Trained) -> None:
+    """Record which other runs trained the stage, or some of its epochs: by their ids in MLflow, where they have one."""
+    others = [name for name in trained.by if name != record.folder.name]
+    if others:
+        known = [delivery.Sent.of(record.folder.parent / name).run or name for name in others]
+        record.tags({f"thaw.{stage.name}.reused_from": ", ".join(known)})
 
 
 def results(
-    record: tracking.Record,
+    record: Record,
     config: Config,
-    job: Job,
     model: keras.Model,
     training: dict[str, Split],
     trained: dict[str, Trained],
     answers: Evaluation,
     seconds: float,
-) -> Outcome:
+) -> None:
     """Record what came of the run.
 
     Args:
         record: of the run.
         config: of the run.
-        job: of the run.
         model: as evaluated.
         training: the images that each stage trained on.
         trained: what each stage came to.
@@ -127,27 +135,45 @@ def results(
     stages = list(trained.values())
     history = [epoch for stage in stages for epoch in stage.history]
     images = sum(len(training[name]) * len(stage.history) for name, stage in trained.items())
-    figures.learning_curves(history, len(stages[0].history), record.folder / "learning_curves.png")
-    figures.confusion_matrix(answers.confusion(), answers.class_names, record.folder / "confusion_matrix.png")
-    answers.write_per_class(record.folder / "per_class.csv")
-    answers.write_predictions(record.folder / "predictions.csv")
-    record.artifacts(record.folder)
-    record.artifacts(job.folder / "tensorboard", "tensorboard")
+    figures.learning_curves(history, len(stages[0].history), record.files / "learning_curves.png")
+    figures.confusion_matrix(answers.confusion(), answers.class_names, record.files / "confusion_matrix.png")
+    answers.write_per_class(record.files / "per_class.csv")
+    answers.write_predictions(record.files / "predictions.csv")
+    record.artifacts(record.files)
+    record.artifacts(record.folder / "tensorboard", "tensorboard")
     if config.tracking.model:
-        record.model(model, config.image_size, len(answers.class_names))
+        _save(model, config.image_size, len(answers.class_names), record.folder / "model")
+        record.model(record.folder / "model")
     kept = stages[-1].history[stages[-1].kept]
     test = {f"test_{name}": value for name, value in answers.metrics().items()}
+    training_seconds = sum(stage.seconds for stage in stages)
     record.metrics(
         {
             **test,
             "kept_val_loss": kept["val_loss"],
             "kept_val_accuracy": kept["val_accuracy"],
             "seconds": seconds,
-            "images_per_second": images / sum(stage.seconds for stage in stages),
+            "training_seconds": training_seconds,
+            "images_per_second": images / training_seconds,
         }
     )
-    page = record.store.run_page(record.experiment, record.run)
-    return Outcome(job.name, "FINISHED", job.choices, kept["val_accuracy"], test["test_accuracy"], seconds, page)
+    record.outcome = {
+        "val_accuracy": kept["val_accuracy"],
+        "test_accuracy": test["test_accuracy"],
+        "seconds": seconds,
+    }
+
+
+def _save(model: keras.Model, size: int, classes: int, folder: Path) -> None:
+    """Save for MLflow: pixels float32 (batch, size, size, 3) in [0, 255] -> probabilities (batch, classes)."""
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("float32"), (-1, size, size, 3))]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
+    )
+    used = ("keras", "numpy", "tensorflow")
+    requirements = [f"{name}=={version}" for name, version in tracking.packages() if name in used]
+    shutil.rmtree(folder, ignore_errors=True)  # a run that was killed here left it half written
+    mlflow.tensorflow.save_model(model, folder, signature=signature, pip_requirements=requirements)
 
 
 def _flat(values: dict, prefix: str = "") -> dict[str, object]:

@@ -5,18 +5,16 @@ finished there, or hands over what it came to. Stages report through callbacks; 
 recorded.
 """
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from filelock import FileLock, Timeout
 
 from thaw import config, durable
 from thaw.network import Depth, Network, reseed
@@ -56,13 +54,13 @@ class Trained:
         history: the metrics of each epoch.
         kept: the index of the epoch whose weights it left behind.
         seconds: of training and validation, wherever they were spent.
-        found: how many of its epochs had been trained before, by another run or by one that was interrupted.
+        by: the runs that trained it, in their order.
     """
 
     history: list[dict[str, float]]
     kept: int
     seconds: float
-    found: int
+    by: list[str]
 
 
 def plan(training: config.Training, unfreeze: Depth) -> list[Stage]:
@@ -73,22 +71,6 @@ def plan(training: config.Training, unfreeze: Depth) -> list[Stage]:
     return [stage for stage in stages if stage.settings.epochs]
 
 
-@contextlib.contextmanager
-def claimed(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Be the only process at work in a stage's folder; the claim of one that dies ends with it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say("Another process trains this stage; waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def train(
     stage: Stage,
     network: Network,
@@ -96,6 +78,7 @@ def train(
     batches: Callable[[range], tf.data.Dataset],
     validation: Callable[[], tf.data.Dataset],
     seed: int,
+    run: str,
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> Trained:
@@ -108,6 +91,7 @@ def train(
         batches: gives those of the epochs asked for, in a row: what `model` takes, labels and weights.
         validation: gives batches of the same kind.
         seed: of the run.
+        run: what to call it in `Trained.by`.
         folder: of the stage, claimed by this process.
         callbacks: told of every epoch, those that were trained before included; then their `params["found"]` is true.
     """
@@ -118,18 +102,18 @@ def train(
         done = Trained(**json.loads((folder / "done.json").read_text()))
         _tell(callbacks, model, stage, done.history)
         model.load_weights(folder / "kept.weights.h5")
-        return replace(done, found=len(done.history))
-    history = _restore(model, folder / "state.npz")
-    found = len(history)
+        return done
+    history, by = _restore(model, folder / "state.npz")
     _tell(callbacks, model, stage, history)
-    left = stage.epochs[found:]
+    left = stage.epochs[len(history) :]
     if left and not _stalled(history, stage.settings.patience):
         training = batches(left)
+        by = list(dict.fromkeys([*by, run]))
         own = [
             _Seeds((seed, stage.number)),
             _History(history, stage.settings.patience),
             _Best(folder / "best.weights.h5", history[:]),
-            _State(folder / "state.npz", history),
+            _State(folder / "state.npz", history, by),
         ]
         model.fit(
             training,
@@ -141,7 +125,7 @@ def train(
             callbacks=[*own, *callbacks],
             verbose=0,
         )
-    return _finish(stage, model, folder, history, found)
+    return _finish(stage, model, folder, history, by)
 
 
 OPTIMIZERS = {
@@ -165,7 +149,7 @@ def _compile(model: keras.Model, settings: config.Stage) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[str, float]], found: int) -> Trained:
+def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[str, float]], by: list[str]) -> Trained:
     """Keep the weights that were asked for and what the stage came to, and remove what only resuming needs."""
     kept = _best(history) if stage.evaluate == "best" else len(history) - 1
     if kept != len(history) - 1:
@@ -173,7 +157,7 @@ def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[s
     with durable.writing(folder / "kept.weights.h5") as partial:
         model.save_weights(partial)
     seconds = sum(epoch["epoch_seconds"] for epoch in history)
-    trained = Trained(history, kept, seconds, found)
+    trained = Trained(history, kept, seconds, by)
     durable.write_text(folder / "done.json", json.dumps(asdict(trained)))
     for name in ("state.npz", "best.weights.h5"):
         (folder / name).unlink(missing_ok=True)
@@ -202,14 +186,14 @@ def _tell(callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, sta
         told.on_train_end()
 
 
-def _restore(model: keras.Model, path: Path) -> list[dict[str, float]]:
-    """Set weights and optimizer to where training was left; the metrics of the epochs until then."""
+def _restore(model: keras.Model, path: Path) -> tuple[list[dict[str, float]], list[str]]:
+    """Set weights and optimizer to where training was left; the metrics of the epochs until then, and who trained."""
     if not path.exists():
-        return []
+        return [], []
     with np.load(path) as state:
         for number, variable in enumerate([*model.variables, *model.optimizer.variables]):
             variable.assign(state[str(number)])
-        return json.loads(str(state["history"]))
+        return json.loads(str(state["history"])), json.loads(str(state["by"]))
 
 
 class _Seeds(keras.callbacks.Callback):
@@ -263,12 +247,12 @@ class _Best(keras.callbacks.ModelCheckpoint):
 class _State(keras.callbacks.Callback):
     """All that the next epoch depends on, in one file: weights, optimizer, and the metrics so far."""
 
-    def __init__(self, path: Path, history: list[dict[str, float]]):
+    def __init__(self, path: Path, history: list[dict[str, float]], by: list[str]):
         super().__init__()
-        self.path, self.history = path, history
+        self.path, self.history, self.by = path, history, by
 
     def on_epoch_end(self, epoch, logs=None):
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {str(number): variable.numpy() for number, variable in enumerate(variables)}
         with durable.writing(self.path) as partial, partial.open("wb") as file:
-            np.savez(file, history=json.dumps(self.history), **arrays)
+            np.savez(file, history=json.dumps(self.history), by=json.dumps(self.by), **arrays)

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from thaw import tracking
+from thaw import delivery, tracking
 from thaw.errors import ThawError
 
 NEWEST = 3  # sweeps whose addresses are printed
@@ -21,6 +21,7 @@ def main() -> None:
         store = tracking.connect(os.environ.get("MLFLOW_TRACKING_URI"), arguments.store)
     except ThawError as error:
         sys.exit(str(error))
+    delivery.sync(store, Path(arguments.store))
     host = f"http://127.0.0.1:{arguments.port}"
     print(f"All experiments:\n  {host}/#/experiments")
     for title, pages in newest_sweeps(store):

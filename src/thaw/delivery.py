@@ -1,0 +1,260 @@
+"""Journals into MLflow: line by line, again after a failure, and nothing twice.
+
+A run trains on whatever becomes of its tracking server. What could not be sent stays in the journal, and is sent by the
+next command, or by `make sync`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from thaw import durable, journal, tracking
+from thaw.composition import ROOT
+from thaw.errors import redact
+from thaw.tracking import Store
+
+# What a server says of a line that it will never take, such as one of a run that was deleted there.
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
+KILLED = "its process died; the same command goes on with it"
+
+
+@dataclass
+class Sent:
+    """How far a journal was sent, and as which run of which experiment in MLflow; None before the first line."""
+
+    lines: int = 0
+    run: str | None = None
+    experiment: str | None = None
+
+    @staticmethod
+    def of(folder: Path) -> "Sent":
+        """Of the journal in that folder."""
+        try:
+            return Sent(**json.loads((folder / "sent.json").read_text()))
+        except FileNotFoundError:
+            return Sent()
+
+    def pending(self, folder: Path) -> int:
+        """How many lines are left to send."""
+        return max(0, len(journal.read(folder)) - self.lines)
+
+
+def deliver(folder: Path, store: Store) -> Sent:
+    """Send what is left of the journal in `folder`; a line that MLflow refuses is told of and passed over.
+
+    Raises:
+        Exception: MLflow cannot be reached or cannot write; the lines from there on are left.
+    """
+    with FileLock(folder / "sending"):
+        sent = Sent.of(folder)
+        lines = journal.read(folder)
+        for line in lines[sent.lines :]:
+            try:
+                _send(line, folder, sent, store)
+            except MlflowException as error:
+                if error.error_code not in REFUSALS:
+                    raise
+                print(f"MLflow refuses a line of {folder.name}: {redact(error.message)}", file=sys.stderr)
+            sent.lines += 1
+            durable.write_text(folder / "sent.json", json.dumps(asdict(sent)))
+        if lines and lines[-1].get("status") == "FINISHED":
+            for leftover in ("record", "model"):  # MLflow has them now
+                shutil.rmtree(folder / leftover, ignore_errors=True)
+        return sent
+
+
+def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
+    client, run = store.client, sent.run
+    match line:
+        case {"kind": "open"}:
+            _open(line, folder, sent, store)
+        case {"kind": "params", "values": values}:
+            params = [Param(key, value) for key, value in values.items()]
+            for first in range(0, len(params), 100):
+                client.log_batch(run, params=params[first : first + 100])
+        case {"kind": "metrics", "values": values, "step": step, "time": moment}:
+            # One time for all of them: MLflow stores a point that it has already only once.
+            client.log_batch(run, metrics=[Metric(key, value, moment, step) for key, value in values.items()])
+        case {"kind": "tags", "values": values}:
+            client.log_batch(run, tags=[RunTag(key, value) for key, value in values.items()])
+        case {"kind": "dataset"}:
+            dataset = Dataset(line["name"], line["digest"], "local", line["source"], profile=line["profile"])
+            tags = [InputTag("mlflow.data.context", "training"), *(InputTag(*tag) for tag in line["tags"].items())]
+            client.log_inputs(run, [DatasetInput(dataset, tags)])
+        case {"kind": "artifacts", "folder": name, "below": below}:
+            if (folder / name).is_dir():  # else it was sent before the run was opened once more
+                client.log_artifacts(run, str(folder / name), below)
+        case {"kind": "model", "folder": name}:
+            if (folder / name).is_dir():
+                _send_model(folder / name, sent, store)
+        case {"kind": "end", "status": status, "reason": reason, "time": moment}:
+            if reason:
+                client.set_tag(run, "thaw.error", reason[:4000])
+            client.set_terminated(run, status, moment)
+
+
+def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
+    """Make the run in MLflow, or have it run again."""
+    client = store.client
+    if sent.run is None:
+        sent.experiment = store.experiment(line["experiment"])
+        # A process may have died between making a run and noting which.
+        journaled = f"{folder.name} {line['time']}"
+        made = client.search_runs([sent.experiment], f"tags.`thaw.journal` = '{journaled}'", max_results=1)
+        if made:
+            sent.run = made[0].info.run_id
+    if sent.run is None:
+        tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL", "thaw.journal": journaled}
+        if line["parent"]:
+            tags["mlflow.parentRunId"] = deliver(folder.parents[1] / line["parent"], store).run
+        made = client.create_run(sent.experiment, line["time"], tags | line["tags"], line["name"])
+        sent.run = made.info.run_id
+        return
+    client.update_run(sent.run, status="RUNNING", name=line["name"])
+    client.log_batch(sent.run, tags=[RunTag(key, value) for key, value in line["tags"].items()])
+    if "thaw.error" in client.get_run(sent.run).data.tags:
+        client.delete_tag(sent.run, "thaw.error")
+
+
+def _send_model(folder: Path, sent: Sent, store: Store) -> None:
+    """Send a model as `mlflow.models.Model.log` does, which itself works in the run's own process only."""
+    client = store.client
+    made = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
+    model = made[0] if made else client.create_logged_model(sent.experiment, "model", sent.run, model_type="keras")
+    described = Model.load(str(folder))
+    described.run_id, described.model_id, described.model_uuid = sent.run, model.model_id, model.model_id
+    described.artifact_path = model.artifact_location
+    described.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    outputs = client.get_run(sent.run).outputs
+    if not (outputs and outputs.model_outputs):
+        client.log_outputs(sent.run, [LoggedModelOutput(model.model_id, 0)])
+
+
+class Sender(threading.Thread):
+    """Sends a journal while its run trains, in a thread of its own, so that training never waits for MLflow.
+
+    As a context it ends after one more attempt to send the rest, unless a server works on it for too long.
+    """
+
+    POLL, LONGEST_PAUSE, PATIENCE = 0.2, 30.0, 30.0  # seconds
+
+    def __init__(self, folder: Path, store: Store):
+        super().__init__(daemon=True)
+        self.folder, self.store, self.closing = folder, store, threading.Event()
+
+    def __enter__(self) -> "Sender":
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.closing.set()
+        self.join(self.PATIENCE)
+
+    def run(self) -> None:
+        seen, pause = -1, self.POLL
+        while True:
+            last = self.closing.wait(pause)
+            path = self.folder / journal.NAME
+            size = path.stat().st_size if path.exists() else 0
+            try:
+                if size != seen:
+                    deliver(self.folder, self.store)
+                seen, pause = size, self.POLL
+            except Exception:  # whatever it is, training goes on, and the journal says at the end what is pending
+                pause = min(2 * max(pause, 0.5), self.LONGEST_PAUSE)
+            if last:
+                return
+
+
+def sync(store: Store, root: Path) -> Counter:
+    """Send what all the journals below `root` hold for that store.
+
+    A run or sweep without an end whose process is dead is marked KILLED.
+
+    Returns:
+        How many lines of how many runs and sweeps were sent, and how many are left: `sent`, `pending`, `runs`.
+    """
+    counts: Counter = Counter()
+    reachable = True
+    for folder in sorted([*root.glob("sweeps/*"), *root.glob("runs/*")]):
+        lines = journal.read(folder)
+        if not lines or lines[0]["uri"] != store.name or _alive(folder, lines):
+            continue
+        if lines[-1]["kind"] != "end":
+            try:
+                with FileLock(folder / "lock", timeout=0):
+                    journal.append(folder, "end", status="KILLED", reason=KILLED, outcome={})
+            except Timeout:  # somebody has just gone on with it
+                continue
+        pending = Sent.of(folder).pending(folder)
+        if pending and reachable:
+            try:
+                deliver(folder, store)
+            except Exception:
+                reachable = False  # the others would only wait as long
+        left = Sent.of(folder).pending(folder)
+        counts += Counter(sent=pending - left, pending=left, runs=int(left > 0))
+    return counts
+
+
+def forget_deleted(folder: Path, store: Store) -> None:
+    """Begin the journal in `folder` anew if the run that it was sent as was deleted in MLflow since."""
+    sent = Sent.of(folder)
+    if sent.run and not store.away and store.lacks(sent.run):
+        for name in (journal.NAME, "sent.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _alive(folder: Path, lines: list[dict]) -> bool:
+    """Whether a process works on the run or, for a sweep, one that launched it."""
+    launches = [folder.parents[1] / line["launch"] for line in lines if line.get("launch")]
+    return any(map(durable.is_claimed, [folder, *(launch for launch in launches if launch.is_dir())]))
+
+
+def stores(root: Path) -> Iterator[Store]:
+    """The tracking stores that the journals below `root` are for, as far as their addresses are known.
+
+    An address that needs credentials is known if `MLFLOW_TRACKING_URI` has them.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    opened = (journal.read(folder)[:1] for folder in [*root.glob("runs/*"), *root.glob("sweeps/*")])
+    for name in sorted({line["uri"] for lines in opened for line in lines}):
+        if given and redact(given) == name:
+            yield tracking.connect(given, str(root))
+        elif "***@" in name:
+            print(f"{name} needs its credentials: give the whole address in MLFLOW_TRACKING_URI", file=sys.stderr)
+        else:
+            yield tracking.connect(name or None, str(root))
+
+
+def main() -> int:
+    """`make sync`: send what is pending, and say how much that was; status 1 if something is left."""
+    parser = argparse.ArgumentParser(prog="make sync", description=__doc__)
+    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    root, left = parser.parse_args().store, 0
+    for store in stores(root):
+        counts = sync(store, root)
+        left += counts["pending"]
+        where = store.name or f"{root}/mlflow.db"
+        print(
+            f"{where}: {counts['sent']} lines sent, {counts['pending']} pending{f' ({store.away})' * bool(store.away)}"
+        )
+    return int(left > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""A run as one Hydra job: its place among the others, and what it came to."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from thaw import composition, downloads, journal, runtime, signature
+from thaw.config import Config
+from thaw.data import Dataset
+from thaw.errors import redact
+from thaw.sweep import Sweep, place, repetition
+
+if TYPE_CHECKING:  # MLflow is imported when a run starts, not for --help
+    from thaw import tracking
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to; numbers are None for one that did not finish.
+
+    Attributes:
+        name: of the run.
+        status: FINISHED, FAILED, KILLED or LOST.
+        choices: the option chosen in each config group, and the swept values.
+        val_accuracy: of the weights that were tested.
+        test_accuracy: in [0, 1].
+        seconds: that the run took.
+        place: its folder in the store, which has its journal.
+        error: why it failed.
+    """
+
+    name: str
+    status: str
+    choices: dict[str, str]
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    seconds: float | None = None
+    place: str | None = None
+    error: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Leave it in the run's folder of the launch."""
+        (folder / "outcome.json").write_text(json.dumps(asdict(self)))
+
+
+@dataclass(frozen=True)
+class Job:
+    """The place of a run among those of its command, as Hydra has it.
+
+    Attributes:
+        launch: the folder that Hydra gives it.
+        name: says what varied.
+        label: the name with the run's number, for the terminal.
+        choices: the option chosen in each config group, and the swept values.
+        sweep: what it belongs to, None for a single run.
+        threads: its share of the cores.
+        live: whether it has the terminal for itself.
+    """
+
+    launch: Path
+    name: str
+    label: str
+    choices: dict[str, str]
+    sweep: Sweep | None
+    threads: int
+    live: bool
+
+    def depths(self, config: Config) -> list[int | str]:
+        """How deep the run and the others of its sweep unfreeze the backbone."""
+        others = self.sweep.values.get("unfreeze", []) if self.sweep else []
+        return [config.unfreeze, *(each if each == "all" else int(each) for each in others)]
+
+    def place(self, config: Config, mark: str) -> tuple[Path, int]:
+        """The folder of the run in the store, and the how-manieth time it is trained on purpose.
+
+        Two runs share a folder if they have the same signature, parent and place to be recorded.
+
+        Args:
+            config: of the run.
+            mark: its signature.
+        """
+        recorded = [config.experiment, redact(config.tracking.uri or ""), config.tracking.model]
+        parent = self.sweep.place if self.sweep else None
+
+        def folder(number: int) -> Path:
+            return place(Path(config.store, "runs"), self.name, [mark, parent, recorded, number])
+
+        number = self.sweep.repetition if self.sweep else repetition(config.rerun, folder)
+        return folder(number), number
+
+    def finished(self, config: Config, dataset: Dataset, store: "tracking.Store") -> Outcome | None:
+        """What the run came to, if it is finished already; found without TensorFlow."""
+        # What `auto` comes to is known once the network is built. A run from random weights counts only as long as
+        # there are no others to be had.
+        auto = config.weights.source == "auto"
+        for weights in ("imagenet", "random") if auto else (config.weights.source,):
+            place, _ = self.place(config, signature.of_run(config, dataset, weights))
+            found = self.outcome(place, store)
+            if found and not (auto and weights == "random" and downloads.reachable(downloads.KERAS_HOST)):
+                return found
+        return None
+
+    def outcome(self, place: Path, store: "tracking.Store") -> Outcome | None:
+        """What the run in that folder came to, if it is finished and was not deleted in MLflow since."""
+        from thaw import delivery
+
+        delivery.forget_deleted(place, store)
+        came_to = journal.finished(place)
+        return None if came_to is None else Outcome(self.name, "FINISHED", self.choices, **came_to, place=str(place))
+
+    def opening(self, config: Config, store: "tracking.Store") -> dict:
+        """What the journal of the run opens with."""
+        from thaw import tracking
+
+        tags = {"thaw.command": tracking.command(), "thaw.kind": "run", **tracking.git_tags(composition.ROOT)}
+        parent = Path("sweeps", Path(self.sweep.place).name).as_posix() if self.sweep else None
+        return {
+            "uri": store.name, "experiment": config.experiment, "name": self.name, "parent": parent, "tags": tags,
+        }  # fmt: skip
+
+    @staticmethod
+    def current(composed: DictConfig) -> "Job":
+        """The Hydra job that this process is in, for which `composed` was made."""
+        config = HydraConfig.get()
+        launch = Path(config.runtime.output_dir)
+        choices = {key: str(value) for key, value in config.runtime.choices.items() if "hydra/" not in key}
+        given = {each.key_or_group: each.get_value_string() for each in composition.parse(config.overrides.task)}
+        threads = runtime.share_of_cores(OmegaConf.to_container(config.launcher))
+        if not (launch.parent / "sweep.json").exists():
+            name = f"{choices['backbone']} unfreeze={composed.unfreeze}"
+            return Job(launch, name, name, {**choices, **given}, None, threads, True)
+        sweep, number = Sweep.of(launch.parent), config.job.num + 1
+        name = _name({key: given[key] for key in sweep.varied if key in given}, choices)
+        label = f"[{number}/{sweep.total}] {name}" if sweep.total else f"[{number}] {name}"
+        alone = config.runtime.choices["hydra/launcher"] == "basic"
+        return Job(launch, name, label, {**choices, **given}, sweep, threads, alone)
+
+
+def _name(given: dict[str, str], choices: dict[str, str]) -> str:
+    """What was given, in few words: an option of a group speaks for itself, other values need their key."""
+    words = [value if key in choices else f"{key}={value}" for key, value in given.items()]
+    return redact(" ".join(words)) or choices["backbone"]

@@ -1,0 +1,109 @@
+"""What a command shows at its end: a table of what its runs came to, pages in MLflow, what is pending, room taken.
+
+Each run leaves an `outcome.json` in its folder of the launch. The table is made of these files, so that it also shows
+the runs of other processes, and those that failed.
+"""
+
+import contextlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+from rich.table import Table
+
+from thaw import delivery, durable, journal, room, tracking
+from thaw.config import Config
+from thaw.job import Outcome
+from thaw.sweep import Sweep
+
+
+def outcomes(sweep: Sweep) -> list[Outcome]:
+    """What the runs came to, in the order of their numbers; one that vanished counts as lost."""
+    folders = sorted((each for each in Path(sweep.launch).iterdir() if each.name.isdigit()), key=lambda f: int(f.name))
+    found = []
+    for folder in folders:
+        file = folder / "outcome.json"
+        found.append(Outcome(**json.loads(file.read_text())) if file.exists() else Outcome(folder.name, "LOST", {}))
+    return found
+
+
+def table(outcomes: list[Outcome], varied: list[str]) -> Table:
+    """One line a run: what varied, validation and test accuracy, seconds; best first, then those that failed."""
+    shown = Table(title=f"{len(outcomes)} runs", title_justify="left", header_style="bold")
+    shown.add_column("#", justify="right")
+    for key in varied:
+        shown.add_column(key)
+    for heading in ("validation accuracy", "test accuracy", "seconds"):
+        shown.add_column(heading, justify="right")
+    unfinished = any(each.status != "FINISHED" for each in outcomes)
+    if unfinished:
+        shown.add_column("status", overflow="fold")
+    order = sorted(enumerate(outcomes, 1), key=lambda each: -(each[1].test_accuracy or -1.0))
+    for number, each in order:
+        numbers = (
+            (f"{each.val_accuracy:.4f}", f"{each.test_accuracy:.4f}", f"{each.seconds:.1f}")
+            if (each.status == "FINISHED")
+            else ("–", "–", "–")
+        )
+        status = [each.status] if unfinished else []
+        shown.add_row(str(number), *(each.choices.get(key, "") for key in varied), *numbers, *status)
+    return shown
+
+
+def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console) -> bool:
+    """Show what the sweep came to and end its parent; whether every run finished."""
+    found = outcomes(sweep)
+    finished = [each for each in found if each.status == "FINISHED"]
+    complete = len(finished) == len(found) and len(found) == (sweep.total or len(found))
+    place, root = Path(sweep.place), Path(sweep.place).parents[1]
+    with durable.claimed(place, lambda: None):
+        reason = "; ".join(f"{each.name}: {each.error or each.status}" for each in found if each not in finished)
+        journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})
+    lock.release()
+    for line in journal.read(place):  # this launch, and those before it that were killed
+        launch = Path(line.get("launch", sweep.launch))
+        if launch.is_dir() and not durable.is_claimed(launch):
+            shutil.rmtree(launch, ignore_errors=True)
+    console.print(table(found, sweep.varied))
+    for number, each in enumerate(found, 1):
+        if each.error:
+            console.print(f"{number} {each.name} {each.status}: {each.error}", soft_wrap=True, markup=False)
+    if sweep.total and len(found) < sweep.total:
+        console.print(f"{sweep.total - len(found)} runs did not start.")
+    pending = delivery.sync(store, root)
+    sent = delivery.Sent.of(place)
+    if sent.run:
+        console.print("Side by side in MLflow (start it with make ui):")
+        for title, page in store.pages(sent.experiment, sent.run).items():
+            console.print(f"  {title}: {page}", soft_wrap=True, highlight=False)
+    _tell(pending, root, console)
+    return complete
+
+
+def finish(outcome: Outcome, config: Config, console: Console) -> None:
+    """Show what a run that is no part of a sweep came to."""
+    store, root = tracking.connect(config.tracking.uri, config.store, config.experiment), Path(config.store)
+    console.print(
+        f"Test accuracy {outcome.test_accuracy:.4f}, validation accuracy {outcome.val_accuracy:.4f}, "
+        f"{outcome.seconds:.1f} s"
+    )
+    pending = delivery.sync(store, root)
+    sent = delivery.Sent.of(Path(outcome.place))
+    if sent.run:
+        console.print(f"In MLflow (start it with make ui): {store.run_page(sent.experiment, sent.run)}")
+    _tell(pending, root, console)
+
+
+def _tell(pending: Counter, root: Path, console: Console) -> None:
+    for launch in root.glob("launches/*"):
+        with contextlib.suppress(OSError):  # it is not empty: a sweep's, which has its own end
+            launch.rmdir()
+    if pending["pending"]:
+        console.print(
+            f"{pending['pending']} lines of {pending['runs']} runs wait to be sent to MLflow; the next command or "
+            "make sync sends them."
+        )
+    console.print(f"[dim]{room.told(root)}[/dim]")

@@ -1,0 +1,274 @@
+"""Journals into MLflow, with SQLite and with a real server that goes away."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT, TINY
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from thaw import delivery, journal, tracking
+from thaw.delivery import Sent
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tracking.connect(None, str(tmp_path / "mlruns"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "mlruns" / "runs" / "vgg16-0"
+
+
+def record(folder, **changes):
+    opening = {"uri": "", "experiment": "pets", "name": "vgg16", "parent": None, "tags": {"thaw.kind": "run"}}
+    return journal.Record(folder, **opening | changes)
+
+
+def fill(run):
+    """One line of every kind but a model."""
+    run.params({f"p{i}": "x" * 100 for i in range(250)})
+    run.metrics({"loss": 1.5, "accuracy": 0.5}, 0)
+    run.metrics({"loss": 1.0, "accuracy": 0.75}, 1)
+    run.tags({"thaw.head": "abc"})
+    run.dataset("pets", "0123", "{}", "{}", {"fraction": "100"})
+    (run.files / "classes.txt").write_text("cat\ndog\n")
+    run.artifacts(run.files)
+
+
+def test_every_line_arrives(store, folder):
+    with delivery.Sender(folder, store), record(folder) as run:
+        fill(run)
+    sent = Sent.of(folder)
+    assert sent.pending(folder) == 0
+    found = store.client.get_run(sent.run)
+    assert found.info.status == "FINISHED"
+    assert len(found.data.params) == 250
+    assert [point.value for point in store.client.get_metric_history(sent.run, "loss")] == [1.5, 1.0]
+    assert [used.dataset.name for used in found.inputs.dataset_inputs] == ["pets"]
+    assert [each.path for each in store.client.list_artifacts(sent.run)] == ["classes.txt"]
+    assert not run.files.exists()
+
+
+def test_sending_again_stores_nothing_twice(store, folder):
+    with record(folder) as run:
+        fill(run)
+    for lines in (0, 1, 5, 0):
+        sent = Sent.of(folder)
+        sent.lines = lines
+        (folder / "sent.json").write_text(delivery.json.dumps(delivery.asdict(sent)))
+        run.files.mkdir(exist_ok=True)
+        delivery.deliver(folder, store)
+    found = store.client.get_run(Sent.of(folder).run)
+    assert len(store.client.search_runs([found.info.experiment_id])) == 1
+    assert len(found.inputs.dataset_inputs) == 1
+    for key in ("loss", "accuracy"):
+        assert len(store.client.get_metric_history(found.info.run_id, key)) == 2
+
+
+def test_a_process_that_dies_before_it_notes_the_run_makes_no_second_one(store, folder):
+    with record(folder) as run:
+        run.metrics({"loss": 1.5}, 0)
+    delivery.deliver(folder, store)
+    (folder / "sent.json").unlink()
+    delivery.deliver(folder, store)
+    assert len(store.client.search_runs(["1"])) == 1
+
+
+def test_a_run_that_goes_on_is_running_again_and_has_no_error(store, folder):
+    with pytest.raises(ValueError, match="oh"), record(folder):
+        raise ValueError("oh")
+    delivery.deliver(folder, store)
+    run = Sent.of(folder).run
+    assert store.client.get_run(run).data.tags["thaw.error"] == "ValueError: oh"
+    again = record(folder)
+    delivery.deliver(folder, store)
+    assert store.client.get_run(run).info.status == "RUNNING"
+    assert "thaw.error" not in store.client.get_run(run).data.tags
+    with again:
+        pass
+    delivery.deliver(folder, store)
+    assert store.client.get_run(run).info.status == "FINISHED"
+
+
+def test_children_nest_under_their_parent(store, folder):
+    parent = folder.parents[1] / "sweeps" / "s"
+    parent.mkdir(parents=True)
+    journal.append(parent, "open", uri="", experiment="pets", name="sweep", parent=None, tags={})
+    record(folder, parent="sweeps/s")
+    delivery.deliver(folder, store)
+    child = store.client.get_run(Sent.of(folder).run)
+    assert child.data.tags["mlflow.parentRunId"] == Sent.of(parent).run
+
+
+def test_what_mlflow_refuses_is_told_of_and_passed_over(store, folder, capsys):
+    with record(folder) as run:
+        run.metrics({"no/such/name?\n": 1.0}, 0)
+        run.metrics({"loss": 1.0}, 0)
+    delivery.deliver(folder, store)
+    assert "MLflow refuses a line of vgg16-0" in capsys.readouterr().err
+    found = store.client.get_run(Sent.of(folder).run)
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"loss": 1.0})
+
+
+def test_a_run_that_was_deleted_in_mlflow_begins_anew(store, folder):
+    for _ in range(2):
+        delivery.forget_deleted(folder, store)
+        with record(folder) as run:
+            run.metrics({"loss": 1.0}, 0)
+        delivery.deliver(folder, store)
+        deleted = Sent.of(folder).run
+        store.client.delete_run(deleted)
+    assert len(store.client.search_runs(["1"], run_view_type=2)) == 2
+
+
+def test_a_run_of_a_dead_process_is_shown_as_killed_and_one_of_a_living_is_not(store, folder, tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from thaw import durable, journal\n"
+        "with durable.claimed(Path(sys.argv[1]), lambda: None):\n"
+        "    journal.Record(Path(sys.argv[1]), uri='', experiment='pets', name='a', parent=None, tags={})\n"
+        "    print('open', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    assert delivery.sync(store, tmp_path / "mlruns")["sent"] == 0
+    process.kill()
+    process.wait()
+    assert delivery.sync(store, tmp_path / "mlruns")["sent"] == 2
+    run = store.client.get_run(Sent.of(folder).run)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["thaw.error"] == delivery.KILLED
+
+
+def test_training_goes_on_while_mlflow_fails_and_all_arrives_afterwards(store, folder, monkeypatch):
+    batches, fail = [], [True]
+    log = MlflowClient.log_batch
+
+    def shaky(client, *arguments, **named):
+        batches.append(named)
+        if fail[0]:
+            raise MlflowException("database is locked")
+        return log(client, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", shaky)
+    with delivery.Sender(folder, store), record(folder) as run:
+        run.metrics({"loss": 1.5}, 0)
+        while not batches:
+            time.sleep(0.01)
+        run.metrics({"loss": 1.0}, 1)
+        fail[0] = False
+    assert len(store.client.get_metric_history(Sent.of(folder).run, "loss")) == 2
+
+
+class Server:
+    """A real `mlflow server` on loopback."""
+
+    def __init__(self, folder):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        place = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        place += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", *place, "--host", "127.0.0.1", "--port", str(self.port)]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(
+            command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError("the server did not start")
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+EPOCHS = 40
+
+
+def begin(server, tmp_path, uri):
+    """A run of two stages against that server: the process, whose first epochs are over."""
+    plan = [*TINY, "unfreeze=3", f"training.head.epochs={EPOCHS}", f"training.finetune.epochs={EPOCHS}"]
+    plan[plan.index("tracking.model=false")] = "tracking.model=true"
+    command = [sys.executable, str(ROOT / "train.py"), *plan, f"tracking.uri={uri}", f"store={tmp_path / 'mlruns'}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if f"head 5/{EPOCHS}" in line:
+            break
+    return process
+
+
+def assert_all_arrived(server):
+    client = MlflowClient(server.uri)
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    for key in ("train_loss", "val_accuracy", "learning_rate"):
+        points = client.get_metric_history(run.info.run_id, key)
+        assert [point.step for point in points] == list(range(2 * EPOCHS)), key
+    names = {each.path for each in client.list_artifacts(run.info.run_id)}
+    assert {"classes.txt", "predictions.csv", "tensorboard", "learning_curves.png"} <= names
+    (model,) = client.search_logged_models(["1"])
+    assert model.status == "READY"
+    assert [each.model_id for each in run.outputs.model_outputs] == [model.model_id]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back_gets_every_epoch_once(server, tmp_path):
+    process = begin(server, tmp_path, server.uri)
+    server.kill()
+    time.sleep(1)
+    server.start()
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    sync = [sys.executable, "-m", "thaw.delivery", "--store", str(tmp_path / "mlruns")]
+    assert subprocess.run(sync, check=False).returncode == 0
+    assert_all_arrived(server)
+
+
+@pytest.mark.slow
+def test_a_server_that_never_comes_back_ends_no_run_and_sync_delivers_later(server, tmp_path):
+    """The address has a password, which must be nowhere afterwards."""
+    uri = server.uri.replace("://", "://ann:planted-secret@")
+    process = begin(server, tmp_path, uri)
+    server.kill()
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "wait to be sent to MLflow" in out
+    sync = [sys.executable, "-m", "thaw.delivery", "--store", str(tmp_path / "mlruns")]
+    told = subprocess.run(sync, capture_output=True, text=True, check=False)
+    assert "needs its credentials" in told.stderr
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+    told = subprocess.run(sync, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "pending (nothing listens there)" in told.stdout
+    server.start()
+    told = subprocess.run(sync, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "0 pending" in told.stdout
+    assert_all_arrived(server)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"planted-secret" in path.read_bytes()]
+    assert "planted-secret" not in out + told.stdout + told.stderr

@@ -1,0 +1,51 @@
+import errno
+import threading
+import time
+
+import pytest
+
+from thaw import durable
+
+
+def test_what_is_written_appears_whole(tmp_path):
+    path = tmp_path / "a"
+    durable.write_text(path, "one")
+    with durable.writing(path) as partial:
+        partial.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    durable.write_text(tmp_path / "a", "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "flush", full)
+        with pytest.raises(OSError, match="No space"):
+            durable.write_text(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "one"
+    durable.write_text(tmp_path / "a", "three")
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_another_process_claims_is_waited_for(tmp_path):
+    waited, order = [], []
+
+    def work():
+        with durable.claimed(tmp_path, lambda: waited.append(True)):
+            order.append("second")
+
+    with durable.claimed(tmp_path, lambda: waited.append(False)):
+        assert durable.is_claimed(tmp_path)
+        other = threading.Thread(target=work)
+        other.start()
+        while not waited:
+            time.sleep(0.01)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert waited == [True]
+    assert not durable.is_claimed(tmp_path)

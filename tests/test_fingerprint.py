@@ -1,0 +1,44 @@
+import hashlib
+import os
+
+import pytest
+
+from thaw import fingerprint
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The paths of the files that were read."""
+    paths, digest = [], fingerprint._digest
+    monkeypatch.setattr(fingerprint, "_digest", lambda path: paths.append(path) or digest(path))
+    return paths
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path, read):
+    files = [tmp_path / "one", tmp_path / "two"]
+    for file in files:
+        file.write_text(file.name)
+    expected = [hashlib.sha256(file.name.encode()).digest() for file in files]
+    assert fingerprint.of(files, tmp_path / "store") == expected
+    assert fingerprint.of([*files, *reversed(files)], tmp_path / "store") == [*expected, *reversed(expected)]
+    assert sorted(read) == sorted(map(str, files))
+
+
+def test_a_file_that_changed_is_read_again(tmp_path, read):
+    file = tmp_path / "a"
+    file.write_text("one")
+    before = fingerprint.of([file], tmp_path / "store")
+    file.write_text("two")
+    os.utime(file, ns=(0, 0))
+    assert fingerprint.of([file], tmp_path / "store") != before
+    assert len(read) == 2
+
+
+def test_ten_thousand_files_are_remembered(tmp_path, read):
+    files = [tmp_path / f"{number}" for number in range(10_000)]
+    for file in files:
+        file.touch()
+    fingerprint.of(files, tmp_path / "store")
+    read.clear()
+    assert len(set(fingerprint.of(files, tmp_path / "store"))) == 1
+    assert not read
