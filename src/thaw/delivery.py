@@ -147,10 +147,10 @@ def _send_model(folder: Path, sent: Sent, store: Store) -> None:
 class Sender(threading.Thread):
     """Sends a journal while its run trains, in a thread of its own, so that training never waits for MLflow.
 
-    As a context it ends after one more attempt to send the rest, unless a server works on it for too long.
+    As a context it ends after one more attempt to send the rest; one that takes longer than `PATIENCE` goes on by itself.
     """
 
-    POLL, LONGEST_PAUSE, PATIENCE = 0.2, 30.0, 30.0  # seconds
+    POLL, LONGEST_PAUSE, PATIENCE = 0.2, 30.0, 10.0  # seconds
 
     def __init__(self, folder: Path, store: Store):
         super().__init__(daemon=True)

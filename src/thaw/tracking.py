@@ -141,6 +141,7 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
             raise ThawError(f"tracking.uri={redact(uri)} refuses ({reason}); mend it or give another") from error
         if re.search("refused|NewConnection", str(error)):
             reason = "nothing listens there"
+        print(f"tracking.uri={redact(uri)} does not answer ({reason}); what is recorded waits in {root}", flush=True)
         return replace(store, away=reason)
     if deleted:
         raise ThawError(
