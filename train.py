@@ -6,7 +6,6 @@ and refusals are quick.
 
 import os
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -129,7 +128,7 @@ def console() -> Console:
 def main() -> int:
     """The command: its exit status is 1 if anything failed."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra lets exceptions through, to be put into words here
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a node that is taken away says so first
+    runtime.interruptible()
     status = 0
     try:
         composition.register()

@@ -60,6 +60,7 @@ def test_one_more_value_trains_what_is_new_and_joins_the_parent(command, client,
     assert len(runs_of(client(), parent)) == 3
 
 
+@pytest.mark.slow
 def test_another_base_is_another_sweep_and_reuses_its_stages(command, client, fitted):
     assert command("-m", *TINY, "unfreeze=0,3")[0] == 0
     assert command("-m", *TINY, "unfreeze=0,3", "training.finetune.learning_rate=0.01")[0] == 0
@@ -76,6 +77,7 @@ def test_a_single_run_is_found_as_well(command, client, fitted):
     assert len(client().search_runs(["1"])) == 1
 
 
+@pytest.mark.slow
 def test_rerun_trains_again_on_purpose_each_time(command, client, fitted):
     for expected in (2, 4, 6):
         assert command("-m", *TINY, "unfreeze=0,3", f"rerun={str(expected > 2).lower()}")[0] == 0

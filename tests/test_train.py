@@ -255,6 +255,14 @@ def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, m
     assert [run.info.status for run in runs_of(client(), parent)] == ["KILLED"]
 
 
+def test_an_interrupt_that_tensorflow_swallows_still_interrupts(command, client, monkeypatch):
+    from thaw import runtime
+
+    monkeypatch.setattr(stage._State, "on_epoch_end", lambda *_: runtime.interrupted.set())
+    assert command(*TINY, "training.head.epochs=3")[0] == 130
+    assert [run.info.status for run in client().search_runs(["1"])] == ["KILLED"]
+
+
 def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
     store = tmp_path / "mlruns"
     sweep = ["-m", *TINY, "unfreeze=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"store={store}"]

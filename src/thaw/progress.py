@@ -1,4 +1,4 @@
-"""What a person sees of a run under way: a live bar on a terminal, a plain line an epoch elsewhere."""
+"""What a person sees of a run under way: a live bar on a terminal, a plain line an epoch elsewhere; and Ctrl-C."""
 
 import math
 import time
@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from thaw import runtime
 from thaw.stage import Stage
 
 
@@ -54,6 +55,8 @@ class Progress(keras.callbacks.Callback):
             self.first = self.done
 
     def on_train_batch_end(self, batch, logs=None):
+        if runtime.interrupted.is_set():
+            raise KeyboardInterrupt
         if self.live and time.perf_counter() - self.shown > 0.1:
             self.shown = time.perf_counter()
             self.live.update(self._bar(self.done + (batch + 1) / self.params["steps"], logs), refresh=True)

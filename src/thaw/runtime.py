@@ -4,8 +4,10 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 
@@ -24,6 +26,24 @@ def start(threads: int) -> None:
         tf.config.experimental.enable_op_determinism()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that each run traces its own functions is no news
         tf.constant(0)
+
+
+def interruptible() -> None:
+    """Have SIGTERM, which says that a node is taken away, interrupt as Ctrl-C does, and note either in `interrupted`.
+
+    TensorFlow swallows an exception that is raised in Python that it calls itself, such as the end of a generator.
+    """
+
+    def interrupt(number, frame):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    interrupted.clear()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+interrupted = threading.Event()
 
 
 def release() -> None:
