@@ -147,7 +147,7 @@ def _send_model(folder: Path, sent: Sent, store: Store) -> None:
 class Sender(threading.Thread):
     """Sends a journal while its run trains, in a thread of its own, so that training never waits for MLflow.
 
-    As a context it ends after one more attempt to send the rest; one that takes longer than `PATIENCE` goes on by itself.
+    As a context it ends after one more attempt to send the rest; what takes longer than `PATIENCE` goes on by itself.
     """
 
     POLL, LONGEST_PAUSE, PATIENCE = 0.2, 30.0, 10.0  # seconds

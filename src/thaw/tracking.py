@@ -61,7 +61,7 @@ class Store:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client; for a database that cannot be opened an error at once, rather than MLflow's minutes of trying.
+        """MLflow's client; for a database that cannot be opened an error at once, where MLflow would try for minutes.
 
         Raises:
             OSError, sqlite3.Error: nothing listens there, or the file cannot be opened.
