@@ -240,5 +240,13 @@ def _single(tensors: list):
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, read once in a process as long as it stays the same, whatever it is called."""
+    status = path.stat()
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if state not in _DIGESTS:
+        with path.open("rb") as file:
+            _DIGESTS[state] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[state]
+
+
+_DIGESTS: dict[tuple[int, ...], str] = {}

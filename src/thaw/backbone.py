@@ -75,10 +75,13 @@ def load(
 
 
 def digest(model: keras.Model) -> str:
-    """SHA-256 over the names, shapes and bytes of all of a model's weights."""
+    """SHA-256 over the kinds, shapes and bytes of all of a model's weights, in their order.
+
+    The names of layers are left out: Keras numbers those that have none by what was built before in the process.
+    """
     found = hashlib.sha256()
     for variable in model.weights:
-        found.update(f"{variable.path} {tuple(variable.shape)}".encode())
+        found.update(f"{variable.name} {tuple(variable.shape)}".encode())
         found.update(np.ascontiguousarray(variable.numpy()))
     return found.hexdigest()
 

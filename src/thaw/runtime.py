@@ -52,7 +52,7 @@ def release() -> None:
         return
     import keras
 
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     gc.collect()
 
 
