@@ -49,7 +49,7 @@ def train(config: Config, job: Job) -> Outcome:
     sample = pipeline.sample(training[stages[0].name], size)
     base = backbone.load(config.backbone, config.weights, size, config.seed, sample)
     progress = Progress(console(), job.label, job.live, stages)
-    place, repetition = job.place(config, signature.of_run(config, dataset, base.weights))
+    place = job.place(config, signature.of_run(config, dataset, base.weights))
     with durable.claimed(place, partial(progress.say, "Another process trains this run; waiting for it.")):
         if found := job.outcome(place, store):
             return found
@@ -73,7 +73,7 @@ def train(config: Config, job: Job) -> Outcome:
                 validation = partial(kept.evaluation_batches, cut, dataset.validation, batch_size)
                 curves = TensorBoard(place / "tensorboard", write_graph=False)
                 callbacks = [recording.Epochs(record, each), progress, curves]
-                folder = Path(config.store, "stages", f"{mark}-{repetition}" if repetition else mark)
+                folder = job.stage(config, place, mark)
                 wait = partial(progress.say, f"Another process trains the stage {each.name}; waiting for it.")
                 with kept, progress, durable.claimed(folder, wait):
                     trained[each.name] = stage.train(

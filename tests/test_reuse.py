@@ -52,12 +52,22 @@ def test_the_same_command_again_trains_nothing(command, client, fitted):
 
 def test_one_more_value_trains_what_is_new_and_joins_the_parent(command, client, fitted):
     assert command("-m", *TINY, "unfreeze=0,3")[0] == 0
-    status, out, err = command("-m", "seed=0", *TINY, "unfreeze=0,3,6")
+    status, out, err = command("-m", "seed=0", *reversed(TINY), "unfreeze=0,3,6")
     assert status == 0, err
     assert fitted == [1, 2, 2]
     (parent,) = sweeps_of(client())
     assert parent.info.run_name == "unfreeze=0,3,6"
     assert len(runs_of(client(), parent)) == 3
+
+
+def test_the_order_of_what_varies_does_not_matter(command, client, fitted):
+    assert command("-m", *TINY, "unfreeze=0,3", "seed=1,2")[0] == 0
+    before = len(fitted)
+    status, out, err = command("-m", "seed=2,1", "unfreeze=3,0", *TINY)
+    assert status == 0, err
+    assert out.count("finished before") == 4
+    assert len(fitted) == before
+    assert len(sweeps_of(client())) == 1
 
 
 @pytest.mark.slow

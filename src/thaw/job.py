@@ -12,7 +12,7 @@ from thaw import composition, downloads, journal, runtime, signature
 from thaw.config import Config
 from thaw.data import Dataset
 from thaw.errors import redact
-from thaw.sweep import Sweep, place, repetition
+from thaw.sweep import DIGITS, Sweep, place, repetition
 
 if TYPE_CHECKING:  # MLflow is imported when a run starts, not for --help
     from thaw import tracking
@@ -74,23 +74,33 @@ class Job:
         others = self.sweep.values.get("unfreeze", []) if self.sweep else []
         return [config.unfreeze, *(each if each == "all" else int(each) for each in others)]
 
-    def place(self, config: Config, mark: str) -> tuple[Path, int]:
-        """The folder of the run in the store, and the how-manieth time it is trained on purpose.
+    def place(self, config: Config, mark: str) -> Path:
+        """The folder of the run in the store.
 
-        Two runs share a folder if they have the same signature, parent and place to be recorded.
+        Two runs share it if they have the same signature, parent and place to be recorded.
 
         Args:
             config: of the run.
             mark: its signature.
         """
         recorded = [config.experiment, redact(config.tracking.uri or ""), config.tracking.model]
-        parent = self.sweep.place if self.sweep else None
+        parent = Path(self.sweep.place).name if self.sweep else None
 
         def folder(number: int) -> Path:
             return place(Path(config.store, "runs"), self.name, [mark, parent, recorded, number])
 
-        number = self.sweep.repetition if self.sweep else repetition(config.rerun, folder)
-        return folder(number), number
+        return folder(0 if self.sweep else repetition(config.rerun, folder))
+
+    def stage(self, config: Config, place: Path, mark: str) -> Path:
+        """The folder of a stage in the store: one for each signature, and with `rerun` for each repetition.
+
+        Args:
+            config: of the run.
+            place: of the run.
+            mark: the signature of the stage.
+        """
+        again = Path(self.sweep.place) if self.sweep else place
+        return Path(config.store, "stages", f"{mark}-{again.name[-DIGITS:]}" if config.rerun else mark)
 
     def finished(self, config: Config, dataset: Dataset, store: "tracking.Store") -> Outcome | None:
         """What the run came to, if it is finished already; found without TensorFlow."""
@@ -98,8 +108,7 @@ class Job:
         # there are no others to be had.
         auto = config.weights.source == "auto"
         for weights in ("imagenet", "random") if auto else (config.weights.source,):
-            place, _ = self.place(config, signature.of_run(config, dataset, weights))
-            found = self.outcome(place, store)
+            found = self.outcome(self.place(config, signature.of_run(config, dataset, weights)), store)
             if found and not (auto and weights == "random" and downloads.reachable(downloads.KERAS_HOST)):
                 return found
         return None

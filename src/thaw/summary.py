@@ -103,7 +103,7 @@ def _tell(pending: Counter, root: Path, console: Console) -> None:
             launch.rmdir()
     if pending["pending"]:
         console.print(
-            f"{pending['pending']} lines of {pending['runs']} runs wait to be sent to MLflow; the next command or "
+            f"{pending['pending']} lines of {pending['runs']} journals wait to be sent to MLflow; the next command or "
             "make sync sends them."
         )
     console.print(f"[dim]{room.told(root)}[/dim]")

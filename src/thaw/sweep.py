@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # MLflow is imported when a sweep starts, not for --help
     from thaw import tracking
 
 
+DIGITS = 10  # at the end of a folder's name
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep under way.
@@ -33,14 +36,12 @@ class Sweep:
             configuration has the same, and so the same parent in MLflow.
         values: the keys that take several values, each with these as texts; none where a sweeper draws them.
         total: how many runs it has, None where a sweeper decides as it goes.
-        repetition: the how-manieth time what is finished already is trained on purpose; 0: it is not.
     """
 
     launch: str
     place: str
     values: dict[str, list[str]]
     total: int | None
-    repetition: int
 
     @property
     def varied(self) -> list[str]:
@@ -54,9 +55,10 @@ class Sweep:
 
 
 def place(below: Path, name: str, identity: list) -> Path:
-    """A folder that a person can tell, and that no other identity has."""
+    """The folder of that identity, whatever it was called when it was made; a new one has a name for people."""
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:DIGITS]
     told = re.sub(r"[^\w.=,-]+", "_", name)[:60]
-    return below / f"{told}-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:10]}"
+    return next(below.glob(f"*-{digest}"), below / f"{told}-{digest}")
 
 
 def repetition(rerun: bool, folder: Callable[[int], Path]) -> int:
@@ -98,8 +100,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     def numbered(number: int) -> Path:
         return place(Path(settings.store, "sweeps"), " ".join(values), [same, number])
 
-    number = repetition(settings.rerun, numbered)
-    folder, launch = numbered(number), Path(config.hydra.sweep.dir)
+    folder, launch = numbered(repetition(settings.rerun, numbered)), Path(config.hydra.sweep.dir)
     lock = FileLock(launch / "lock")
     launch.mkdir(parents=True, exist_ok=True)
     lock.acquire()
@@ -113,7 +114,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
             folder, "open", uri=store.name, experiment=settings.experiment, name=title, parent=None, tags=tags,
             values=values, launch=str(launch.resolve()),
         )  # fmt: skip
-    opened = Sweep(str(launch), str(folder), values, composition.size(varied), number)
+    opened = Sweep(str(launch), str(folder), values, composition.size(varied))
     durable.write_text(launch / "sweep.json", json.dumps(asdict(opened)))
     return opened, store, lock
 
