@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep ui sync prune tensorboard test test-rest bench lint lock clean
+.PHONY: help setup demo train sweep compare report ui sync prune tensorboard test test-rest bench lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,12 @@ train: setup  ## one run: make train args="backbone=vgg16 unfreeze=4"
 
 sweep: setup  ## every combination: make sweep args="backbone=vgg16,resnet50 fraction=10,100"
 	$(BIN)/python train.py -m $(args)
+
+compare: setup  ## the runs of an experiment side by side: make compare experiment=digits
+	$(BIN)/python compare.py $(experiment) $(args)
+
+report: setup  ## the same as a page, and as a note in experiments/results: make report experiment=digits
+	$(BIN)/python compare.py $(experiment) --out mlruns/reports/$(experiment) --notebook $(args)
 
 ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)

@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110}
 
 
@@ -55,6 +57,159 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...], path: 
                 axis.text(column, row, confusion[row, column], ha="center", va="center", color=colour, fontsize=10)
         figure.colorbar(image, ax=axis, label="Share of the true class", shrink=0.8)
         _save(figure, path)
+
+
+def compared_curves(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw validation loss and accuracy of several runs against the epoch; a ring marks where fine-tuning begins.
+
+    Args:
+        curves: of each run, by its name, for each epoch `val_loss`, `val_accuracy` and `stage`.
+        path: of the PNG.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+        for number, (name, history) in enumerate(curves.items()):
+            epochs = np.arange(1, len(history) + 1)
+            colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
+            begins = [
+                epoch for epoch in range(1, len(history)) if history[epoch]["stage"] > history[epoch - 1]["stage"]
+            ]
+            for axis, key in zip(axes, ("val_loss", "val_accuracy"), strict=True):
+                values = [each[key] for each in history]
+                axis.plot(epochs, values, line, marker=".", color=colour, label=name)
+                for epoch in begins:
+                    axis.plot(epoch + 1, values[epoch], "o", markersize=9, fillstyle="none", color=colour)
+        for axis, unit in zip(axes, ("Validation cross-entropy (nats)", "Validation accuracy"), strict=True):
+            axis.set(xlabel="Epoch (ring: fine-tuning begins)", ylabel=unit)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        _legend_below(figure, axes[0])
+        _save(figure, path)
+
+
+def against(
+    lines: dict[str, dict[str, tuple[float, float, float]]], ticks: list[str], label: str, score: str, path: Path
+) -> None:
+    """Draw scores with their intervals against a parameter, one line for each name.
+
+    Args:
+        lines: by name, by the parameter's value, a score with the ends of its interval.
+        ticks: the values in their order; numbers that grow tenfold or more are drawn on a logarithmic axis.
+        label: of the parameter, with its unit.
+        score: what the score is.
+        path: of the PNG.
+    """
+    numbers = [as_number(tick) for tick in ticks]
+    logarithmic = all(number and number > 0 for number in numbers) and max(numbers) >= 10 * min(numbers)
+    place = dict(zip(ticks, numbers if logarithmic else range(len(ticks)), strict=True))
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
+        for number, (name, points) in enumerate(lines.items()):
+            aside = 0 if logarithmic else 0.08 * (number - (len(lines) - 1) / 2)
+            x = [place[tick] + aside for tick in ticks if tick in points]
+            values, low, high = np.transpose([points[tick] for tick in ticks if tick in points])
+            axis.errorbar(
+                x, values, [values - low, high - values], color=COLOURS[number % len(COLOURS)], capsize=3,
+                marker=MARKERS[number % len(MARKERS)], label=name,
+            )  # fmt: skip
+        if logarithmic:
+            axis.set_xscale("log")
+            axis.minorticks_off()
+        axis.set_xticks(list(place.values()), ticks)
+        axis.set(xlabel=label, ylabel=f"{score} (95 % interval)")
+        _legend_below(figure, axis)
+        _save(figure, path)
+
+
+def pareto(points: dict[str, tuple[float, float, float, float]], score: str, path: Path) -> None:
+    """Draw scores with their intervals against training seconds, and the front that nothing beats in both.
+
+    Args:
+        points: by name: seconds, score, and the ends of its interval.
+        score: what the score is; more is better.
+        path: of the PNG.
+    """
+    order = sorted(points.items(), key=lambda point: (point[1][0], -point[1][1]))
+    front: list[tuple[float, float]] = []
+    for _, (seconds, value, _, _) in order:
+        if not front or value > front[-1][1]:
+            front.append((seconds, value))
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(8, 5.4), layout="constrained")
+        axis.step(
+            *zip(*front, strict=True), where="post", color=GREY, linestyle=":", label="nothing is better and quicker"
+        )
+        for number, (name, (seconds, value, low, high)) in enumerate(order):
+            axis.errorbar(
+                seconds, value, [[value - low], [high - value]], color=COLOURS[number % len(COLOURS)], capsize=3,
+                marker=MARKERS[number % len(MARKERS)], linestyle="none", label=name,
+            )  # fmt: skip
+        axis.set(xlabel="Training time (s)", ylabel=f"{score} (95 % interval)")
+        _legend_below(figure, axis)
+        _save(figure, path)
+
+
+def confusions(matrices: dict[str, np.ndarray], class_names: tuple[str, ...], path: Path) -> None:
+    """Draw the shares of each true class (row) that were taken for each class (column), side by side by name."""
+    side = min(6.0, max(3.6, 0.32 * len(class_names) + 1.5))
+    with plt.rc_context(STYLE):
+        size = (side * len(matrices) + 1.2, side + 0.6)
+        figure, axes = plt.subplots(1, len(matrices), figsize=size, layout="constrained", squeeze=False, sharey=True)
+        ticks = np.arange(len(class_names)) if len(class_names) <= 30 else []
+        names = class_names if len(class_names) <= 30 else []
+        tilt = {"rotation": 90} if max(map(len, class_names)) > 2 else {}
+        for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+            shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+            image = axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+            axis.set_title(name, fontsize=11)
+            axis.set_xticks(ticks, names, fontsize=9, **tilt)
+            axis.set_yticks(ticks, names, fontsize=9)
+            axis.set(xlabel="Predicted class")
+            axis.spines[:].set_visible(False)
+        axes[0][0].set(ylabel="True class")
+        figure.colorbar(image, ax=axes, label="Share of the true class", shrink=0.8)
+        _save(figure, path)
+
+
+def heat_map(values: np.ndarray, rows: list[str], columns: list[str], labels: tuple[str, str, str], path: Path) -> None:
+    """Draw a score for every pair of two parameters' values.
+
+    Args:
+        values: float (rows, columns); NaN where there is no run.
+        rows: the values of the first parameter.
+        columns: the values of the second.
+        labels: of the rows, of the columns, and of the score.
+        path: of the PNG.
+    """
+    with plt.rc_context(STYLE):
+        size = (0.9 * len(columns) + 3.4, 0.55 * len(rows) + 1.9)
+        figure, axis = plt.subplots(figsize=size, layout="constrained")
+        image = axis.imshow(values, cmap="cividis", aspect="auto")
+        axis.set_xticks(np.arange(len(columns)), columns)
+        axis.set_yticks(np.arange(len(rows)), rows)
+        axis.set(xlabel=labels[1], ylabel=labels[0])
+        axis.spines[:].set_visible(False)
+        middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
+        for row, column in np.argwhere(~np.isnan(values)):
+            colour = "black" if values[row, column] > middle else "white"
+            axis.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", color=colour, fontsize=11)
+        figure.colorbar(image, ax=axis, label=labels[2])
+        _save(figure, path)
+
+
+def _legend_below(figure: plt.Figure, axis: plt.Axes) -> None:
+    """One legend for all, under the axes, so that it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    widest = max(map(len, labels))
+    columns = max(1, min(len(labels), int(11 * figure.get_size_inches()[0] / (widest + 6))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=10)
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text is; None for words."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

@@ -1,0 +1,343 @@
+"""Recorded runs side by side: what varies, how good each variant is and how sure that is, and what differs for real.
+
+Read from MLflow alone; nothing here needs TensorFlow.
+"""
+
+import csv
+import itertools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Run as Recorded
+
+from thaw import statistics
+from thaw.config import nearest
+from thaw.errors import ThawError
+from thaw.statistics import Interval
+from thaw.tracking import Store
+
+SHORT = ("backbone", "weights", "dataset", "fraction", "augmentation", "unfreeze", "head", "training")
+# What differs between runs without being a choice that one would compare.
+ASIDE = ("seed", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri", "tracking.experiment")
+RUNS, SWEEPS = "tags.`thaw.kind` = 'run'", "tags.`thaw.kind` = 'sweep'"
+NEWEST_FIRST = ["start_time DESC"]
+TESTED = 4  # of the best variants, each against each other
+LOWER_IS_BETTER = ("loss", "seconds", "parameters")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recorded run.
+
+    Attributes:
+        id: in MLflow.
+        name: says what varied in its sweep.
+        status: FINISHED, or what became of it.
+        params: as recorded.
+        metrics: the last value of each.
+        images: identifies the split of the dataset that it was tested on.
+        stages: the signatures of its stages; runs with the same are one result, recorded more than once.
+        parent: the id of its sweep, None for a single run.
+        command: that it was started with.
+        page: its address in MLflow.
+    """
+
+    id: str
+    name: str
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    images: str
+    stages: str
+    parent: str | None
+    command: str
+    page: str
+
+    @property
+    def seed(self) -> str:
+        """As recorded."""
+        return self.params.get("seed", "")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The runs that differ in their seed alone.
+
+    Attributes:
+        values: what varies between variants, by key.
+        runs: by seed.
+        score: the mean of the metric with its interval; without one where one run says nothing of it.
+    """
+
+    values: dict[str, str]
+    runs: list[Run]
+    score: Interval
+
+    @property
+    def name(self) -> str:
+        """What varies, in few words."""
+        words = [value if key in SHORT and not _is_number(value) else f"{key}={value}"
+                 for key, value in self.values.items()]  # fmt: skip
+        return " ".join(words) or self.runs[0].name
+
+    def cost(self, metric: str) -> float | None:
+        """The mean of a metric such as `training_seconds`; None where it was not recorded."""
+        found = [run.metrics[metric] for run in self.runs if metric in run.metrics]
+        return float(np.mean(found)) if found else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two variants, the first with the better score.
+
+    Attributes:
+        better: the first.
+        other: the second.
+        by: how much better, with its interval.
+        test: what was tested, in words.
+        p_value: of no difference.
+        corrected: the same for being one of several (Holm).
+    """
+
+    better: Variant
+    other: Variant
+    by: Interval
+    test: str
+    p_value: float
+    corrected: float = field(default=1.0)
+
+    @property
+    def words(self) -> str:
+        """What the numbers allow to say."""
+        points = f"{100 * self.by.value:+.1f} points, 95 % from {100 * self.by.low:+.1f} to {100 * self.by.high:+.1f}"
+        told = f"{points}; {self.test}, p {_p(self.p_value)}, corrected {_p(self.corrected)}"
+        if self.corrected < 1 - statistics.LEVEL:
+            return f"{self.better.name} is better than {self.other.name} ({told})"
+        return f"{self.better.name} and {self.other.name} are not distinguishable ({told})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        experiment: its name.
+        question: that its newest sweep asks, or nothing.
+        metric: what variants are ordered by.
+        varied: the keys that vary between them.
+        variants: best first.
+        others: runs that are not finished, or did not record the metric.
+        differences: between the best.
+        unpaired: why some of the best were not tested against each other; nothing if all were.
+    """
+
+    experiment: str
+    question: str
+    metric: str
+    varied: list[str]
+    variants: list[Variant]
+    others: list[Run]
+    differences: list[Difference]
+    unpaired: str
+
+
+def compare(store: Store, experiment: str | None, metric: str, by: list[str], runs: list[str]) -> Comparison:
+    """Compare the runs of an experiment, or some of them.
+
+    Args:
+        store: to read from.
+        experiment: its name; None for the one with the newest run.
+        metric: that says which is better, as recorded.
+        by: the keys whose values make a variant; none: all that vary.
+        runs: the ids of those to compare; none: all.
+
+    Raises:
+        ThawError: there is no such experiment, run, metric or key, or nothing is finished.
+    """
+    name, number = _experiment(store.client, experiment)
+    found = _distinct(_runs(store, number))
+    if unknown := set(runs) - {run.id for run in found}:
+        raise ThawError(f"The experiment {name} has no run {', '.join(sorted(unknown))}; give ids as MLflow shows them")
+    chosen = [run for run in found if not runs or run.id in runs]
+    finished = [run for run in chosen if run.status == "FINISHED" and metric in run.metrics]
+    if not finished:
+        known = sorted({key for run in chosen for key in run.metrics})
+        if any(run.status == "FINISHED" for run in chosen):
+            raise ThawError(f"No run of {name} has recorded the metric {metric}{nearest(metric, known)}")
+        raise ThawError(f"The experiment {name} has no finished run; train some first")
+    varied = by or _varied(finished)
+    if unknown := [key for key in varied if not any(key in run.params for run in finished)]:
+        keys = sorted({key for run in finished for key in run.params})
+        raise ThawError(f"The runs of {name} have no parameter {unknown[0]}{nearest(unknown[0], keys)}")
+    variants = _variants(finished, varied, metric)
+    differences, unpaired = _differences(store.client, variants[:TESTED], metric)
+    others = [run for run in chosen if run not in finished]
+    return Comparison(name, _question(store, number), metric, varied, variants, others, differences, unpaired)
+
+
+def _experiment(client: MlflowClient, name: str | None) -> tuple[str, str]:
+    known = {each.experiment_id: each.name for each in client.search_experiments()}
+    if name is None:
+        newest = client.search_runs(
+            list(known), "tags.`thaw.kind` = 'run'", order_by=["start_time DESC"], max_results=1
+        )
+        if not newest:
+            raise ThawError("Nothing is recorded here yet; train something first: python train.py")
+        return known[newest[0].info.experiment_id], newest[0].info.experiment_id
+    by_name = {each: number for number, each in known.items()}
+    if name not in by_name:
+        named = ", ".join(sorted(by_name))
+        raise ThawError(f"There is no experiment {name}; recorded are {named}{nearest(name, sorted(by_name))}")
+    return name, by_name[name]
+
+
+def _runs(store: Store, experiment: str) -> list[Run]:
+    """Every run of an experiment, newest first."""
+    found, token = [], None
+    while True:
+        page = store.client.search_runs([experiment], RUNS, max_results=1000, order_by=NEWEST_FIRST, page_token=token)
+        found += [_run(each, store) for each in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _run(recorded: Recorded, store: Store) -> Run:
+    info, data = recorded.info, recorded.data
+    used = [each.dataset.digest for each in recorded.inputs.dataset_inputs] if recorded.inputs else []
+    return Run(
+        info.run_id, info.run_name, info.status, data.params, data.metrics, " ".join(used),
+        " ".join(data.tags.get(f"thaw.{stage}", "") for stage in ("head", "finetune")).strip(),
+        data.tags.get("mlflow.parentRunId"), data.tags.get("thaw.command", ""),
+        store.run_page(info.experiment_id, info.run_id),
+    )  # fmt: skip
+
+
+def _distinct(runs: list[Run]) -> list[Run]:
+    """Of finished runs with the same stages the newest: they are one result, trained again or recorded again."""
+    seen, kept = set(), []
+    for run in runs:
+        result = (run.stages, run.params.get("activations.dtype"))
+        if run.status == "FINISHED" and run.stages:
+            if result in seen:
+                continue
+            seen.add(result)
+        kept.append(run)
+    return kept
+
+
+def _varied(runs: list[Run]) -> list[str]:
+    """The parameters that vary: short ones, and others as far as these do not say the same."""
+    keys = dict.fromkeys(
+        key for run in runs for key in run.params if key not in ASIDE and not key.startswith("images.")
+    )
+    chosen: list[str] = []
+    for key in [*SHORT, *(key for key in keys if key not in SHORT)]:
+        if len({run.params.get(key) for run in runs}) == 1:
+            continue
+        told = {}
+        for run in runs:
+            told.setdefault(tuple(run.params.get(each) for each in chosen), set()).add(run.params.get(key))
+        if key in SHORT or any(len(values) > 1 for values in told.values()):
+            chosen.append(key)
+    return chosen
+
+
+def _variants(runs: list[Run], varied: list[str], metric: str) -> list[Variant]:
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.params.get(key, "") for key in varied), []).append(run)
+    found = [
+        Variant(dict(zip(varied, values, strict=True)), sorted(each, key=lambda run: run.seed), _score(each, metric))
+        for values, each in groups.items()
+    ]
+    lower = any(word in metric for word in LOWER_IS_BETTER)
+    return sorted(found, key=lambda variant: variant.score.value if lower else -variant.score.value)
+
+
+def _score(runs: list[Run], metric: str) -> Interval:
+    """Over several runs their mean; of one the interval that the number of test images alone gives to an accuracy."""
+    values = [run.metrics[metric] for run in runs]
+    if len(values) > 1:
+        return statistics.mean(values)
+    images = int(runs[0].params.get("images.test", 0))
+    if metric == "test_accuracy" and images:
+        return statistics.share(round(values[0] * images), images)
+    return Interval(values[0], values[0], values[0])
+
+
+def _differences(client: MlflowClient, best: list[Variant], metric: str) -> tuple[list[Difference], str]:
+    """The best against each other, each pair on the same test images."""
+    if metric != "test_accuracy":
+        return [], f"only test_accuracy is tested for differences, not {metric}"
+    answers = cache(lambda run: _answers(client, run))
+    found, unpaired = [], []
+    for first, second in itertools.combinations(best, 2):
+        difference = _difference(first, second, answers)
+        if difference:
+            found.append(difference)
+        else:
+            unpaired.append(f"{first.name} and {second.name}")
+    corrected = statistics.holm([each.p_value for each in found]) if found else []
+    told = f"not tested on the same images: {'; '.join(unpaired)}" if unpaired else ""
+    return [
+        Difference(each.better, each.other, each.by, each.test, each.p_value, value)
+        for each, value in zip(found, corrected, strict=True)
+    ], told
+
+
+def _difference(first: Variant, second: Variant, answers: Callable[[str], dict]) -> Difference | None:
+    """Over the seeds that both have, if there are two; else over the test images of one run each."""
+    others = {(run.seed, run.images): run for run in second.runs}
+    pairs = [(run, others[run.seed, run.images]) for run in first.runs if (run.seed, run.images) in others]
+    if len(pairs) > 1:
+        scores = [[run.metrics["test_accuracy"] for run in each] for each in zip(*pairs, strict=True)]
+        by, p_value = statistics.over_seeds(*scores)
+        return Difference(first, second, by, f"paired t-test over {len(pairs)} seeds", p_value)
+    same = pairs or [(one, other) for one in first.runs for other in second.runs if one.images == other.images]
+    if not same:
+        return None
+    one, other = (answers(run.id) for run in same[0])
+    if set(one) != set(other) or not one:
+        return None
+    right = [np.array([each[name] for name in sorted(one)]) for each in (one, other)]
+    test = f"exact McNemar test on {len(one)} images"
+    return Difference(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
+
+
+def predictions(client: MlflowClient, run: str) -> list[dict[str, str]]:
+    """What a run said of each test image: `file`, `true`, `predicted`, and each class's probability; none if lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = client.download_artifacts(run, "predictions.csv", folder)
+        except Exception:  # every kind of artifact store has its own
+            return []
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+def _answers(client: MlflowClient, run: str) -> dict[tuple[str, str], bool]:
+    """Whether the run was right, by image and true class."""
+    return {(each["file"], each["true"]): each["true"] == each["predicted"] for each in predictions(client, run)}
+
+
+def _question(store: Store, experiment: str) -> str:
+    sweeps = store.client.search_runs([experiment], SWEEPS, order_by=NEWEST_FIRST, max_results=1)
+    return sweeps[0].data.tags.get("mlflow.note.content", "") if sweeps else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "all"
+    return True
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

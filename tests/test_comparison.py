@@ -1,0 +1,236 @@
+"""Comparisons of made-up records: no training is needed to know what they must say."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from thaw import comparison, report, tracking
+from thaw.errors import ThawError
+
+IMAGES = 200
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tracking.connect(None, str(tmp_path / "mlruns"))
+
+
+@pytest.fixture
+def record(store, tmp_path):
+    """Record a run that is right on `right` of its test images, the first of them."""
+
+    def make(right=150, images="split", status="FINISHED", experiment="pets", metrics=None, tags=None, **params):
+        client, number = store.client, store.experiment(experiment)
+        run = client.create_run(number, run_name=" ".join(params.values()), tags={"thaw.kind": "run", **(tags or {})})
+        for key, value in {"seed": "0", "images.test": str(IMAGES), **params}.items():
+            client.log_param(run.info.run_id, key, value)
+        values = {"test_accuracy": right / IMAGES, "training_seconds": 10.0 + right, "trainable_parameters": 1000}
+        for key, value in (values if metrics is None else metrics).items():
+            client.log_metric(run.info.run_id, key, value)
+        for epoch in range(4):
+            for key, value in {"val_loss": 1 / (epoch + 1), "val_accuracy": epoch / 4, "stage": epoch // 2}.items():
+                client.log_metric(run.info.run_id, key, value, step=epoch)
+        from mlflow.entities import Dataset, DatasetInput
+
+        client.log_inputs(run.info.run_id, [DatasetInput(Dataset("pets", images, "local", "{}"), [])])
+        path = tmp_path / "predictions.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "true", "predicted", "cat", "dog"])
+            for number in range(IMAGES):
+                guess = "cat" if number < right else "dog"
+                writer.writerow([f"{images}/{number}", "cat", guess, 0.5, 0.5])
+        client.log_artifact(run.info.run_id, str(path))
+        client.set_terminated(run.info.run_id, status)
+        return run.info.run_id
+
+    return make
+
+
+def compared(store, experiment="pets", metric="test_accuracy", by=(), runs=()):
+    return comparison.compare(store, experiment, metric, list(by), list(runs))
+
+
+def test_the_best_is_first_and_only_what_varies_is_shown(store, record):
+    for right, depth in ((120, "0"), (180, "30"), (170, "20")):
+        record(right, backbone="vgg16", unfreeze=depth)
+    found = compared(store)
+    assert found.varied == ["unfreeze"]
+    assert [each.values["unfreeze"] for each in found.variants] == ["30", "20", "0"]
+    assert [each.name for each in found.variants] == ["unfreeze=30", "unfreeze=20", "unfreeze=0"]
+
+
+def test_one_seed_has_the_interval_of_its_images_and_several_that_of_their_mean(store, record):
+    record(180, unfreeze="30")
+    for seed, right in enumerate((100, 104, 108)):
+        record(right, unfreeze="0", seed=str(seed))
+    best, other = compared(store).variants
+    assert (best.score.low, best.score.high) == (pytest.approx(0.8507, abs=1e-3), pytest.approx(0.9342, abs=1e-3))
+    assert other.score.value == pytest.approx(0.52)
+    assert other.score.high - other.score.value == pytest.approx(4.303 * 0.02 / 3**0.5, abs=1e-4)
+
+
+def test_a_key_that_says_the_same_as_another_is_left_out(store, record):
+    record(100, **{"backbone": "vgg16", "backbone.name": "VGG16", "image_size": "224", "head.dropout": "0.0"})
+    record(110, **{"backbone": "xception", "backbone.name": "Xception", "image_size": "299", "head.dropout": "0.0"})
+    record(120, **{"backbone": "xception", "backbone.name": "Xception", "image_size": "299", "head.dropout": "0.3"})
+    assert compared(store).varied == ["backbone", "head.dropout"]
+
+
+def test_a_clear_difference_is_called_one_and_a_small_one_is_not(store, record):
+    record(180, unfreeze="30")
+    record(178, unfreeze="20")
+    record(100, unfreeze="0")
+    small, *clear = compared(store).differences
+    assert "unfreeze=30 and unfreeze=20 are not distinguishable (+1.0 points" in small.words
+    assert small.p_value == 0.5
+    for each in clear:
+        assert "is better than unfreeze=0" in each.words
+        assert "exact McNemar test on 200 images, p < 0.001" in each.words
+    assert small.corrected == 0.5
+
+
+def test_runs_tested_on_different_images_are_never_paired(store, record):
+    record(180, images="one", unfreeze="30")
+    record(100, images="other", unfreeze="0")
+    found = compared(store)
+    assert not found.differences
+    assert "not tested on the same images: unfreeze=30 and unfreeze=0" in found.unpaired
+
+
+def test_several_seeds_are_paired_by_seed(store, record):
+    for seed, right in enumerate((100, 120, 140)):
+        record(right, images=f"split {seed}", unfreeze="0", seed=str(seed))
+        record(right + 9 + seed, images=f"split {seed}", unfreeze="30", seed=str(seed))
+    (difference,) = compared(store).differences
+    assert "paired t-test over 3 seeds" in difference.words
+    assert "unfreeze=30 is better than unfreeze=0" in difference.words
+
+
+def test_a_result_that_was_recorded_twice_counts_once(store, record):
+    for _ in range(2):
+        record(180, unfreeze="30", tags={"thaw.head": "a", "thaw.finetune": "b"})
+    record(100, unfreeze="0", tags={"thaw.head": "a"})
+    assert [len(each.runs) for each in compared(store).variants] == [1, 1]
+
+
+def test_what_did_not_finish_is_counted_and_named(store, record):
+    record(180, unfreeze="30")
+    record(0, unfreeze="20", status="FAILED", metrics={})
+    record(0, unfreeze="50", status="KILLED", metrics={})
+    said = report.sentences(compared(store))
+    assert "Left out, FAILED: 1 (20)." in said
+    assert "Left out, KILLED: 1 (50)." in said
+
+
+def test_other_keys_and_chosen_runs(store, record):
+    first = record(180, backbone="vgg16", unfreeze="30")
+    second = record(170, backbone="vgg16", unfreeze="20")
+    record(160, backbone="xception", unfreeze="20")
+    assert [each.name for each in compared(store, by=["backbone"]).variants] == ["vgg16", "xception"]
+    assert len(compared(store, runs=[first, second]).variants) == 2
+
+
+def test_a_loss_is_better_when_it_is_lower(store, record):
+    record(metrics={"test_loss": 2.0}, unfreeze="0")
+    record(metrics={"test_loss": 1.0}, unfreeze="30")
+    found = compared(store, metric="test_loss")
+    assert found.variants[0].values == {"unfreeze": "30"}
+    assert not found.differences
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"experiment": "petz"}, r"no experiment petz; recorded are .*did you mean pets\?"),
+        ({"metric": "test_acuracy"}, r"has recorded the metric test_acuracy; did you mean test_accuracy\?"),
+        ({"by": ["backbon"]}, r"no parameter backbon; did you mean backbone\?"),
+        ({"runs": ["0123"]}, "has no run 0123; give ids as MLflow shows them"),
+    ],
+)
+def test_what_is_not_there_is_answered_with_what_is(store, record, arguments, words):
+    record(180, backbone="vgg16")
+    with pytest.raises(ThawError, match=words):
+        compared(store, **arguments)
+
+
+def test_nothing_recorded_says_what_to_do(store, record):
+    with pytest.raises(ThawError, match="Nothing is recorded here yet"):
+        compared(store, experiment=None)
+    record(0, status="FAILED", metrics={}, backbone="vgg16")
+    with pytest.raises(ThawError, match="no finished run; train some first"):
+        compared(store, experiment=None)
+
+
+@pytest.fixture
+def grid(record):
+    for backbone, gain in (("effnetb0", 10), ("xception", 0)):
+        for depth in ("0", "20", "all"):
+            for percent in ("1", "10", "100"):
+                record(100 + gain + 3 * len(depth) + len(percent) * 10, backbone=backbone, unfreeze=depth,
+                       fraction=percent)  # fmt: skip
+
+
+def test_the_table_fits_a_terminal_and_has_every_variant(store, grid):
+    console = Console(width=80, record=True, file=io.StringIO())
+    found = compared(store)
+    report.tell(found, console)
+    told = console.export_text()
+    assert told.count("effnetb0") >= 9
+    assert "…" not in told
+    for words in ("Test accuracy (95 %)", "0.675", "images", "not distinguishable"):
+        assert words in told
+
+
+def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_path):
+    found = compared(store)
+    page = report.write(found, store, tmp_path / "out")
+    text = page.read_text()
+    assert text.count("<img") == text.count("data:image/png;base64,") >= 6
+    for outside in ('src="http', "<link", "@import", "url("):
+        assert outside not in text
+    assert text.count("<tr>") == 1 + len(found.variants)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"learning_curves.png", "unfreeze.png", "fraction.png", "cost.png", "confusion.png"} <= names
+    assert "backbone_unfreeze.png" in names
+
+
+def test_names_from_outside_are_only_text_in_the_page(store, record, tmp_path):
+    record(180, backbone="<script>alert(1)</script>")
+    record(170, backbone="xception")
+    assert "<script>alert" not in report.write(compared(store), store, tmp_path / "out").read_text()
+
+
+def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_path):
+    for depth in ("0", "20"):
+        record(180, unfreeze=depth, tags={"thaw.command": "python train.py -m unfreeze=0,20"})
+    note = report.note(compared(store), store, tmp_path)
+    text = note.read_text()
+    assert text.startswith("# pets\n")
+    assert "| unfreeze | Test accuracy (95 %) |" in text
+    assert text.count("python train.py -m unfreeze=0,20") == 1
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (tmp_path / line.rpartition("(")[2].rstrip(")")).stat().st_size < 300_000
+
+
+def test_the_page_is_recorded_with_the_sweep(store, record, tmp_path):
+    parent = store.client.create_run(
+        store.experiment("pets"), tags={"thaw.kind": "sweep", "mlflow.note.content": "Why?"}
+    )
+    for depth in ("0", "20"):
+        record(180, unfreeze=depth, tags={"mlflow.parentRunId": parent.info.run_id})
+    found = compared(store)
+    assert found.question == "Why?"
+    report.write(found, store, tmp_path / "out")
+    assert [each.path for each in store.client.list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def test_the_mean_of_a_pair_of_values_is_in_the_grid(store, record):
+    for depth, percent, right in (("0", "1", 100), ("0", "100", 150), ("20", "100", 200)):
+        record(right, unfreeze=depth, fraction=percent)
+    grid = report._grid(compared(store), "unfreeze", "fraction")
+    np.testing.assert_array_equal(grid, [[0.5, 0.75], [np.nan, 1.0]])
