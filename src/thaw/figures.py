@@ -1,6 +1,8 @@
 """Every picture. Colours are Okabe and Ito's, which people with any colour vision tell apart."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -9,7 +11,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+if TYPE_CHECKING:
+    from thaw.classifier import Answer
+
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
+GREEN, RED, LIGHT = "#009E73", "#D55E00", "#DDDDDD"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110}
@@ -193,6 +199,38 @@ def heat_map(values: np.ndarray, rows: list[str], columns: list[str], labels: tu
             colour = "black" if values[row, column] > middle else "white"
             axis.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", color=colour, fontsize=11)
         figure.colorbar(image, ax=axis, label=labels[2])
+        _save(figure, path)
+
+
+def answers(given: Sequence["Answer"], path: Path) -> None:
+    """Draw pictures with what a model says of them: its most probable classes as bars, the frame green if it is right,
+    red if it is wrong, and without a colour where nobody knows; and where the answer comes from, if that is known.
+    """
+    columns = min(4, len(given))
+    lines = -(-len(given) // columns)
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(2.9 * columns, 3.9 * lines), layout="constrained")
+        grid = figure.add_gridspec(2 * lines, columns, height_ratios=[3, 1] * lines)
+        for number, answer in enumerate(given):
+            line, column = divmod(number, columns)
+            picture, bars = (figure.add_subplot(grid[2 * line + part, column]) for part in (0, 1))
+            picture.imshow(answer.pixels)
+            if answer.heat is not None:
+                picture.imshow(answer.heat, cmap="inferno", alpha=0.55 * answer.heat, vmin=0, vmax=1)
+            colour = GREY if answer.truth is None else GREEN if answer.truth == answer.top[0][0] else RED
+            picture.set_xticks([])
+            picture.set_yticks([])
+            picture.spines[:].set(visible=True, color=colour, linewidth=4)
+            wrong = answer.truth not in (None, answer.top[0][0])
+            picture.set_title(f"{answer.top[0][0]}, not {answer.truth}" if wrong else answer.top[0][0], fontsize=11,
+                              wrap=True, parse_math=False)  # fmt: skip
+            names = [name for name, _ in answer.top]
+            bars.barh(range(len(names)), [value for _, value in answer.top], color=[colour, *[LIGHT] * len(names)])
+            for place, (name, value) in enumerate(answer.top):
+                bars.text(0.02, place, f"{name} {100 * value:.0f} %", va="center", fontsize=9, parse_math=False)
+            bars.invert_yaxis()
+            bars.set(xlim=(0, 1), xticks=[], yticks=[])
+            bars.spines[:].set_visible(False)
         _save(figure, path)
 
 

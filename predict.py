@@ -1,0 +1,85 @@
+"""What a recorded model says of pictures: python predict.py IMAGE|DIR|GLOB ... [--run ID | --experiment NAME]
+
+TensorFlow is imported late, so that --help and refusals are quick.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from thaw.composition import ROOT
+from thaw.errors import sentence
+
+
+def main() -> int:
+    """Classify, print, and draw; status 1 if a file could not be read."""
+    arguments = parse()
+    from thaw import prediction, runtime, tracking
+
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        store = tracking.connect(arguments.uri, str(arguments.store))
+        if store.away:
+            return 1
+        run = prediction.choose(store, arguments.run, arguments.experiment)
+        if arguments.worst:
+            asked = prediction.worst(store, run, arguments.worst)
+        elif arguments.split:
+            asked = prediction.drawn(store, run, arguments.split, arguments.class_name, arguments.count, arguments.seed)
+        else:
+            asked = prediction.files(arguments.pictures)
+        runtime.start(runtime.share_of_cores({}))
+        from thaw import classifier, figures
+
+        model = classifier.load(store, run)
+        answers, unreadable = classifier.classify(model, asked, arguments.top, arguments.explain)
+        for answer in answers:
+            print(json.dumps(answer.line(), ensure_ascii=False) if arguments.json else answer.words, flush=True)
+        if arguments.worst and not arguments.json:
+            for words in prediction.confused(store, run):
+                console.print(words, markup=False)
+        if answers and not (arguments.json and arguments.out is None):
+            figures.answers(answers, arguments.out or Path("prediction.png"))
+            print(f"Drawn: {arguments.out or 'prediction.png'}", file=sys.stderr)
+        for words in unreadable:
+            print(words, file=sys.stderr)
+        return int(bool(unreadable))
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
+        return 1
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="predict.py", description="What a recorded model says of pictures.")
+    parser.add_argument("pictures", nargs="*", help="files, folders or patterns such as 'photos/*.jpg'")
+    parser.add_argument("--run", metavar="ID", help="whose model (default: the best finished run)")
+    parser.add_argument("--experiment", help="the best finished run of this one (default: the newest)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to draw (default: prediction.png)")
+    parser.add_argument("--explain", action="store_true", help="show where the model looked (Grad-CAM)")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to name (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each picture")
+    parser.add_argument("--split", choices=["train", "validation", "test"], help="draw from the run's own dataset")
+    parser.add_argument("--class", dest="class_name", help="with --split: of this class only")
+    parser.add_argument("--count", type=int, default=9, help="with --split: how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="with --split: of the draw (default: %(default)s)")
+    parser.add_argument("--worst", type=int, metavar="N", help="the test images that the run got most wrong")
+    parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="of MLflow (MLFLOW_TRACKING_URI)")
+    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    arguments = parser.parse_args()
+    if min(arguments.top, arguments.count, 1 if arguments.worst is None else arguments.worst) < 1:
+        parser.error("--top, --count and --worst take numbers from 1 up")
+    if not (arguments.pictures or arguments.split or arguments.worst):
+        parser.error("give pictures, or --split test, or --worst 12")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

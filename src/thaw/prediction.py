@@ -1,0 +1,133 @@
+"""Which recorded run to ask, and about which pictures; nothing here needs TensorFlow."""
+
+import csv
+import glob
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from thaw import data
+from thaw.config import Config, nearest
+from thaw.errors import ThawError
+from thaw.tracking import Store
+
+BEST = ["metrics.`test_accuracy` DESC"]
+NEWEST = ["start_time DESC"]
+FINISHED = "tags.`thaw.kind` = 'run' and attributes.status = 'FINISHED'"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to ask about.
+
+    Attributes:
+        name: what to call it.
+        source: a file, or uint8 pixels.
+        truth: its class, where that is known.
+    """
+
+    name: str
+    source: Path | np.ndarray
+    truth: str | None
+
+
+def choose(store: Store, run: str | None, experiment: str | None) -> Run:
+    """The run of that id; else the best finished one of that experiment, or of the newest.
+
+    Raises:
+        ThawError: there is no such run or experiment, nothing is finished, or the run has no model.
+    """
+    client = store.client
+    if run:
+        try:
+            chosen = client.get_run(run)
+        except Exception as error:  # SQL and REST stores each have their own
+            raise ThawError(f"There is no run {run}; give an id as MLflow shows it") from error
+    else:
+        known = {each.name: each.experiment_id for each in client.search_experiments()}
+        if experiment and experiment not in known:
+            named = ", ".join(sorted(known))
+            raise ThawError(
+                f"There is no experiment {experiment}; recorded are {named}{nearest(experiment, list(known))}"
+            )
+        among = [known[experiment]] if experiment else list(known.values())
+        newest = client.search_runs(among, FINISHED, order_by=NEWEST, max_results=1)
+        if not newest:
+            raise ThawError("No finished run is recorded here; train one first: python train.py")
+        chosen = client.search_runs([newest[0].info.experiment_id], FINISHED, order_by=BEST, max_results=1)[0]
+    if not (chosen.outputs and chosen.outputs.model_outputs):
+        raise ThawError(
+            f"The run {chosen.info.run_name} ({chosen.info.run_id}) has no model; train with tracking.model=true"
+        )
+    return chosen
+
+
+def artifact(client: MlflowClient, run: Run, name: str) -> str:
+    """The text of a file that the run recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run.info.run_id, name, folder)).read_text(encoding="utf-8")
+
+
+def files(given: list[str]) -> list[Picture]:
+    """The pictures that files, folders and patterns name; the folder of a picture may be its class.
+
+    Raises:
+        ThawError: something names nothing.
+    """
+    found: list[Path] = []
+    for each in given:
+        path = Path(each).expanduser()
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.ENDINGS)
+        else:
+            below = [path] if path.exists() else [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+        if not below:
+            raise ThawError(f"{each} names no picture; give files, folders of pictures, or patterns in quotes")
+        found += below
+    return [Picture(str(path), path, path.resolve().parent.name) for path in found]
+
+
+def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int, seed: int) -> list[Picture]:
+    """Pictures of the run's own dataset, drawn at random.
+
+    Raises:
+        ThawError: there is no such class, or the dataset is no longer there.
+    """
+    whole = _dataset(store, run)
+    if class_name is not None and class_name not in whole.class_names:
+        known = list(whole.class_names)
+        raise ThawError(f"There is no class {class_name}; the run knows {', '.join(known)}{nearest(class_name, known)}")
+    part = whole.splits()[split]
+    among = [i for i, label in enumerate(part.labels) if class_name in (None, whole.class_names[label])]
+    chosen = np.random.default_rng(seed).permutation(among)[:count]
+    return [Picture(part.names[i], part.images[i], whole.class_names[part.labels[i]]) for i in chosen]
+
+
+def worst(store: Store, run: Run, count: int) -> list[Picture]:
+    """The test images to whose true class the run gave the least probability, the least first."""
+    part = _dataset(store, run).test
+    place = {name: index for index, name in enumerate(part.names)}
+    lines = sorted(_predictions(store.client, run), key=lambda line: float(line[line["true"]]))
+    return [Picture(line["file"], part.images[place[line["file"]]], line["true"]) for line in lines[:count]]
+
+
+def confused(store: Store, run: Run, count: int = 5) -> list[str]:
+    """The pairs of classes that the run took for each other most often, in words."""
+    lines = _predictions(store.client, run)
+    wrong = Counter((line["true"], line["predicted"]) for line in lines if line["true"] != line["predicted"])
+    return [f"{truth} taken for {guess}: {number} times" for (truth, guess), number in wrong.most_common(count)]
+
+
+def _predictions(client: MlflowClient, run: Run) -> list[dict[str, str]]:
+    return list(csv.DictReader(artifact(client, run, "predictions.csv").splitlines()))
+
+
+def _dataset(store: Store, run: Run) -> data.Dataset:
+    config = Config.model_validate(yaml.safe_load(artifact(store.client, run, "config.yaml")))
+    return data.load(config.dataset, config.seed, Path(config.store))

@@ -1,0 +1,185 @@
+"""predict.py from end to end, on a tiny recorded model."""
+
+import csv
+import io
+import json
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+from test_network import build
+
+from thaw import classifier, prediction, tracking
+from thaw.errors import ThawError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with one finished run and its model."""
+    import train
+    from thaw.sweep import OpenSweep
+
+    folder = tmp_path_factory.mktemp("prediction") / "mlruns"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        overrides = [each for each in TINY if each != "tracking.model=false"]
+        patch.setattr(sys, "argv", ["train.py", *overrides, "unfreeze=3", f"store={folder}"])
+        patch.setattr(OpenSweep, "opened", None)
+        assert train.main() == 0
+    return tracking.connect(None, str(folder))
+
+
+@pytest.fixture
+def predict(store, monkeypatch, capsys, tmp_path):
+    """Run predict.py in this process: status, lines of output, standard error."""
+    import predict
+
+    def run(*arguments):
+        place = store.uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
+        given = ["predict.py", *map(str, arguments), "--store", place]
+        monkeypatch.setattr(sys, "argv", given)
+        monkeypatch.chdir(tmp_path)
+        try:
+            status = predict.main()
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out.splitlines(), err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    for name in ("3", "4"):
+        (root / name).mkdir(parents=True)
+        pixels = np.random.default_rng(int(name)).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(root / name / "a b.png")
+    return root
+
+
+def test_pictures_of_a_folder_are_classified_and_drawn(predict, photos, tmp_path):
+    status, lines, err = predict(photos, "--top", 2)
+    assert status == 0, err
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{photos / '3' / 'a b.png'}: ")
+    assert lines[0].endswith(("(right)", "(wrong, it is 3)"))
+    assert lines[0].count(" %") == 2
+    assert Image.open(tmp_path / "prediction.png").size[0] > 300
+
+
+def test_a_pattern_and_a_place_to_draw(predict, photos, tmp_path):
+    status, lines, _ = predict(photos / "*" / "*.png", "--out", tmp_path / "grid.png", "--explain")
+    assert (status, len(lines)) == (0, 2)
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_done(predict, photos):
+    (photos / "3" / "text.jpg").write_text("no picture")
+    (photos / "3" / "empty.png").touch()
+    status, lines, err = predict(photos)
+    assert status == 1
+    assert len(lines) == 2
+    assert "text.jpg does not decode as an image" in err
+    assert "empty.png does not decode as an image" in err
+
+
+def test_json_is_one_line_a_picture(predict, photos, tmp_path):
+    status, lines, _ = predict(photos, "--json")
+    assert status == 0
+    found = [json.loads(line) for line in lines]
+    assert [each["true"] for each in found] == ["3", "4"]
+    assert found[0]["class"] == found[0]["top"][0]["class"]
+    assert len(found[0]["top"]) == 3
+    assert not (tmp_path / "prediction.png").exists()
+
+
+def test_the_runs_own_pictures_are_answered_as_they_were_recorded(predict, store):
+    (run,) = store.client.search_runs(["1"])
+    recorded = {}
+    for line in csv.DictReader(io.StringIO(prediction.artifact(store.client, run, "predictions.csv"))):
+        recorded[line["file"]] = float(line[line["predicted"]])
+    status, lines, err = predict("--split", "test", "--count", 100, "--json")
+    assert status == 0, err
+    found = {each["file"]: each["probability"] for each in map(json.loads, lines)}
+    assert found.keys() == recorded.keys()
+    assert [found[name] for name in recorded] == pytest.approx(list(recorded.values()), rel=1e-5)
+
+
+def test_a_draw_is_of_one_class_and_repeats(predict):
+    first, again, other = (predict("--split", "train", "--class", "4", "--count", 3, "--seed", seed, "--json")[1]
+                           for seed in (0, 0, 1))  # fmt: skip
+    assert first == again != other
+    assert {json.loads(line)["true"] for line in first} == {"4"}
+
+
+def test_the_worst_come_first(predict, store):
+    status, lines, err = predict("--worst", 5)
+    assert status == 0, err
+    pictures = [line for line in lines if line.startswith("digits/")]
+    assert len(pictures) == 5
+    assert all("wrong, it is" in line for line in pictures)
+    assert any(" taken for " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere/*.jpg"], "nowhere/*.jpg names no picture"),
+        (["--worst", 3, "--run", "0123"], "There is no run 0123"),
+        (["--worst", 3, "--experiment", "digit"], "There is no experiment digit; recorded are"),
+        (["--split", "test", "--class", "cat"], "There is no class cat; the run knows 0, 1"),
+        ([], "give pictures, or --split test"),
+        (["--worst", 0], "take numbers from 1 up"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(predict, arguments, words):
+    status, _, err = predict(*arguments)
+    assert status in (1, 2)
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_nothing_of_a_recorded_model_is_executed(store, tmp_path, monkeypatch):
+    """A model with a Lambda layer, whose code Keras would run."""
+    (run,) = store.client.search_runs(["1"])
+    inputs = keras.Input((8, 8, 3))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: print("executed") or x)(inputs)).save(tmp_path / "bad.keras")
+    assert zipfile.is_zipfile(tmp_path / "bad.keras")
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda **_: str(tmp_path))
+    with pytest.raises(ThawError, match="does not load safely"):
+        classifier.load(store, run)
+
+
+def test_the_heat_is_where_the_answer_comes_from():
+    """A network that sees red on one side: only the red corner can explain its answer."""
+    pixels = keras.Input((16, 16, 3))
+    conv = keras.layers.Conv2D(2, 1, use_bias=False)
+    dense = keras.layers.Dense(2, "softmax", use_bias=False)
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooling")(conv(pixels))
+    model = keras.Model(pixels, dense(pooled))
+    conv.set_weights([np.array([[1, 0], [0, 0], [0, 1]], np.float32).reshape(1, 1, 3, 2) / 255])
+    dense.set_weights([np.eye(2, dtype=np.float32)])
+    picture = np.zeros((1, 16, 16, 3), np.float32)
+    picture[0, :8, :8, 0] = 255
+    picture[0, 8:, 8:, 2] = 100
+    (heat,) = classifier.grad_cam(model, picture)
+    assert heat[:8, :8].min() == pytest.approx(1)
+    assert heat[8:, :].max() == heat[:, 8:].max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EfficientNetB0", "Xception", "VGG16", "InceptionV3", "ResNet50", "MobileNetV2"])
+def test_every_backbone_can_be_explained(name, tmp_path):
+    network = build(name=name, size=96)
+    network.model.save(tmp_path / "m.keras")
+    model = keras.saving.load_model(tmp_path / "m.keras", compile=False, safe_mode=True)
+    heat = classifier.grad_cam(model, np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32))
+    assert heat.shape == (2, 96, 96)
+    assert 0.9 < heat.max() <= 1.001  # enlarging it may miss the very top
+    assert heat.min() >= 0
