@@ -3,65 +3,26 @@
 Read from MLflow alone; nothing here needs TensorFlow.
 """
 
-import csv
 import itertools
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Run as Recorded
 
-from thaw import statistics
+from thaw import records, statistics
 from thaw.config import nearest
 from thaw.errors import ThawError
+from thaw.records import Run
 from thaw.statistics import Interval
 from thaw.tracking import Store
 
 SHORT = ("backbone", "weights", "dataset", "fraction", "augmentation", "unfreeze", "head", "training")
 # What differs between runs without being a choice that one would compare.
 ASIDE = ("seed", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri", "tracking.experiment")
-RUNS, SWEEPS = "tags.`thaw.kind` = 'run'", "tags.`thaw.kind` = 'sweep'"
-NEWEST_FIRST = ["start_time DESC"]
 TESTED = 4  # of the best variants, each against each other
 LOWER_IS_BETTER = ("loss", "seconds", "parameters")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A recorded run.
-
-    Attributes:
-        id: in MLflow.
-        name: says what varied in its sweep.
-        status: FINISHED, or what became of it.
-        params: as recorded.
-        metrics: the last value of each.
-        images: identifies the split of the dataset that it was tested on.
-        stages: the signatures of its stages; runs with the same are one result, recorded more than once.
-        parent: the id of its sweep, None for a single run.
-        command: that it was started with.
-        page: its address in MLflow.
-    """
-
-    id: str
-    name: str
-    status: str
-    params: dict[str, str]
-    metrics: dict[str, float]
-    images: str
-    stages: str
-    parent: str | None
-    command: str
-    page: str
-
-    @property
-    def seed(self) -> str:
-        """As recorded."""
-        return self.params.get("seed", "")
 
 
 @dataclass(frozen=True)
@@ -159,8 +120,8 @@ def compare(store: Store, experiment: str | None, metric: str, by: list[str], ru
     Raises:
         ThawError: there is no such experiment, run, metric or key, or nothing is finished.
     """
-    name, number = _experiment(store.client, experiment)
-    found = _distinct(_runs(store, number))
+    name, number = records.experiment(store.client, experiment)
+    found = _distinct(records.runs(store, number))
     if unknown := set(runs) - {run.id for run in found}:
         raise ThawError(f"The experiment {name} has no run {', '.join(sorted(unknown))}; give ids as MLflow shows them")
     chosen = [run for run in found if not runs or run.id in runs]
@@ -177,45 +138,9 @@ def compare(store: Store, experiment: str | None, metric: str, by: list[str], ru
     variants = _variants(finished, varied, metric)
     differences, unpaired = _differences(store.client, variants[:TESTED], metric)
     others = [run for run in chosen if run not in finished]
-    return Comparison(name, _question(store, number), metric, varied, variants, others, differences, unpaired)
-
-
-def _experiment(client: MlflowClient, name: str | None) -> tuple[str, str]:
-    known = {each.experiment_id: each.name for each in client.search_experiments()}
-    if name is None:
-        newest = client.search_runs(
-            list(known), "tags.`thaw.kind` = 'run'", order_by=["start_time DESC"], max_results=1
-        )
-        if not newest:
-            raise ThawError("Nothing is recorded here yet; train something first: python train.py")
-        return known[newest[0].info.experiment_id], newest[0].info.experiment_id
-    by_name = {each: number for number, each in known.items()}
-    if name not in by_name:
-        named = ", ".join(sorted(by_name))
-        raise ThawError(f"There is no experiment {name}; recorded are {named}{nearest(name, sorted(by_name))}")
-    return name, by_name[name]
-
-
-def _runs(store: Store, experiment: str) -> list[Run]:
-    """Every run of an experiment, newest first."""
-    found, token = [], None
-    while True:
-        page = store.client.search_runs([experiment], RUNS, max_results=1000, order_by=NEWEST_FIRST, page_token=token)
-        found += [_run(each, store) for each in page]
-        token = page.token
-        if not token:
-            return found
-
-
-def _run(recorded: Recorded, store: Store) -> Run:
-    info, data = recorded.info, recorded.data
-    used = [each.dataset.digest for each in recorded.inputs.dataset_inputs] if recorded.inputs else []
-    return Run(
-        info.run_id, info.run_name, info.status, data.params, data.metrics, " ".join(used),
-        " ".join(data.tags.get(f"thaw.{stage}", "") for stage in ("head", "finetune")).strip(),
-        data.tags.get("mlflow.parentRunId"), data.tags.get("thaw.command", ""),
-        store.run_page(info.experiment_id, info.run_id),
-    )  # fmt: skip
+    return Comparison(
+        name, records.question(store.client, number), metric, varied, variants, others, differences, unpaired
+    )
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
@@ -310,25 +235,11 @@ def _difference(first: Variant, second: Variant, answers: Callable[[str], dict])
     return Difference(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
 
 
-def predictions(client: MlflowClient, run: str) -> list[dict[str, str]]:
-    """What a run said of each test image: `file`, `true`, `predicted`, and each class's probability; none if lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = client.download_artifacts(run, "predictions.csv", folder)
-        except Exception:  # every kind of artifact store has its own
-            return []
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-
 def _answers(client: MlflowClient, run: str) -> dict[tuple[str, str], bool]:
     """Whether the run was right, by image and true class."""
-    return {(each["file"], each["true"]): each["true"] == each["predicted"] for each in predictions(client, run)}
-
-
-def _question(store: Store, experiment: str) -> str:
-    sweeps = store.client.search_runs([experiment], SWEEPS, order_by=NEWEST_FIRST, max_results=1)
-    return sweeps[0].data.tags.get("mlflow.note.content", "") if sweeps else ""
+    return {
+        (each["file"], each["true"]): each["true"] == each["predicted"] for each in records.predictions(client, run)
+    }
 
 
 def _is_number(text: str) -> bool:

@@ -1,6 +1,5 @@
 """Which recorded run to ask, and about which pictures; nothing here needs TensorFlow."""
 
-import csv
 import glob
 import tempfile
 from collections import Counter
@@ -12,14 +11,13 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from thaw import data
+from thaw import data, records
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
 from thaw.tracking import Store
 
 BEST = ["metrics.`test_accuracy` DESC"]
-NEWEST = ["start_time DESC"]
-FINISHED = "tags.`thaw.kind` = 'run' and attributes.status = 'FINISHED'"
+FINISHED = f"{records.RUNS} and attributes.status = 'FINISHED'"
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,11 @@ def choose(store: Store, run: str | None, experiment: str | None) -> Run:
         except Exception as error:  # SQL and REST stores each have their own
             raise ThawError(f"There is no run {run}; give an id as MLflow shows it") from error
     else:
-        known = {each.name: each.experiment_id for each in client.search_experiments()}
-        if experiment and experiment not in known:
-            named = ", ".join(sorted(known))
-            raise ThawError(
-                f"There is no experiment {experiment}; recorded are {named}{nearest(experiment, list(known))}"
-            )
-        among = [known[experiment]] if experiment else list(known.values())
-        newest = client.search_runs(among, FINISHED, order_by=NEWEST, max_results=1)
-        if not newest:
-            raise ThawError("No finished run is recorded here; train one first: python train.py")
-        chosen = client.search_runs([newest[0].info.experiment_id], FINISHED, order_by=BEST, max_results=1)[0]
+        name, number = records.experiment(client, experiment)
+        best = client.search_runs([number], FINISHED, order_by=BEST, max_results=1)
+        if not best:
+            raise ThawError(f"The experiment {name} has no finished run; train one first: python train.py")
+        chosen = best[0]
     if not (chosen.outputs and chosen.outputs.model_outputs):
         raise ThawError(
             f"The run {chosen.info.run_name} ({chosen.info.run_id}) has no model; train with tracking.model=true"
@@ -113,19 +105,15 @@ def worst(store: Store, run: Run, count: int) -> list[Picture]:
     """The test images to whose true class the run gave the least probability, the least first."""
     part = _dataset(store, run).test
     place = {name: index for index, name in enumerate(part.names)}
-    lines = sorted(_predictions(store.client, run), key=lambda line: float(line[line["true"]]))
+    lines = sorted(records.predictions(store.client, run.info.run_id), key=lambda line: float(line[line["true"]]))
     return [Picture(line["file"], part.images[place[line["file"]]], line["true"]) for line in lines[:count]]
 
 
 def confused(store: Store, run: Run, count: int = 5) -> list[str]:
     """The pairs of classes that the run took for each other most often, in words."""
-    lines = _predictions(store.client, run)
+    lines = records.predictions(store.client, run.info.run_id)
     wrong = Counter((line["true"], line["predicted"]) for line in lines if line["true"] != line["predicted"])
     return [f"{truth} taken for {guess}: {number} times" for (truth, guess), number in wrong.most_common(count)]
-
-
-def _predictions(client: MlflowClient, run: Run) -> list[dict[str, str]]:
-    return list(csv.DictReader(artifact(client, run, "predictions.csv").splitlines()))
 
 
 def _dataset(store: Store, run: Run) -> data.Dataset:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
-from thaw import comparison, durable, figures
+from thaw import durable, figures, records
 from thaw.comparison import Comparison, Variant
 from thaw.statistics import Interval
 from thaw.tracking import Store
@@ -196,7 +196,7 @@ def _matrices(client: MlflowClient, variants: list[Variant]) -> tuple[dict[str, 
     matrices: dict[str, np.ndarray] = {}
     class_names: tuple[str, ...] = ()
     for variant in variants:
-        answers = comparison.predictions(client, variant.runs[0].id)
+        answers = records.predictions(client, variant.runs[0].id)
         names = tuple(answers[0])[3:] if answers else ()
         if not names or (class_names and names != class_names):
             continue
