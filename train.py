@@ -51,7 +51,8 @@ def train(config: Config, job: Job) -> Outcome:
     progress = Progress(console(), job.label, job.live, stages)
     place = job.place(config, signature.of_run(config, dataset, base.weights))
     with durable.claimed(place, partial(progress.say, "Another process trains this run; waiting for it.")):
-        if found := job.outcome(place, store):
+        delivery.forget_deleted(place, store)
+        if found := job.outcome(place):
             return found
         with delivery.Sender(place, store), journal.Record(place, **job.opening(config, store)) as record:
             recording.describe_data(record, config, dataset, training)
@@ -86,7 +87,7 @@ def train(config: Config, job: Job) -> Outcome:
                 test = kept.evaluation_batches(cut, dataset.test, batch_size)
                 answers = evaluation.evaluate(cut.tail, test, dataset.test, dataset.class_names)
             recording.results(record, config, net.model, training, trained, answers, time.perf_counter() - began)
-    return job.outcome(place, store)
+    return job.outcome(place)
 
 
 @hydra.main(config_path=str(composition.CONF), config_name="config", version_base="1.3")

@@ -112,7 +112,7 @@ def measure(case: Case, repeats: int, folder: Path, progress: Progress) -> dict:
     task = progress.add_task(case.name, total=4 * repeats)
     another = max(case.depths) + 10
     for number in range(repeats):
-        place = folder / f"{case.name}-{number}"
+        place = folder / f"repeat-{number}"  # no comma, which would make it several values for Hydra
         parts = {
             "plain": lambda: plain.sweep(case, place / "plain"),  # noqa: B023
             "thaw": lambda: thaw(case, case.depths, place / "store"),  # noqa: B023

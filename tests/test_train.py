@@ -191,6 +191,13 @@ def test_a_run_that_fails_leaves_the_others_alone(command, client):
     assert "has 86 layers" in by_name["unfreeze=999"].data.tags["thaw.error"]
 
 
+def test_a_sweep_is_kept_in_one_place(command, tmp_path):
+    status, _, err = command("-m", *TINY, "unfreeze=0,3", f"store={tmp_path}/a,b")
+    assert status == 1
+    assert "has several values, and a sweep takes one; put quotes around" in err
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_sweep_with_a_wrong_value_starts_nothing(command, tmp_path):
     status, _, err = command("-m", *TINY, "unfreeze=0,most")
     assert status == 1

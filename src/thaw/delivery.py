@@ -211,10 +211,15 @@ def sync(store: Store, root: Path) -> Counter:
     return counts
 
 
-def forget_deleted(folder: Path, store: Store) -> None:
-    """Begin the journal in `folder` anew if the run that it was sent as was deleted in MLflow since."""
+def is_deleted(folder: Path, store: Store) -> bool:
+    """Whether the run that the journal in `folder` was sent as was deleted in MLflow since."""
     sent = Sent.of(folder)
-    if sent.run and not store.away and store.lacks(sent.run):
+    return bool(sent.run) and not store.away and store.lacks(sent.run)
+
+
+def forget_deleted(folder: Path, store: Store) -> None:
+    """Begin the journal in `folder`, which this process has claimed, anew if its run was deleted in MLflow."""
+    if is_deleted(folder, store):
         for name in (journal.NAME, "sent.json"):
             (folder / name).unlink(missing_ok=True)
 

@@ -103,21 +103,22 @@ class Job:
         return Path(config.store, "stages", f"{mark}-{again.name[-DIGITS:]}" if config.rerun else mark)
 
     def finished(self, config: Config, dataset: Dataset, store: "tracking.Store") -> Outcome | None:
-        """What the run came to, if it is finished already; found without TensorFlow."""
+        """What the run came to, if it is finished and was not deleted in MLflow since; found without TensorFlow."""
+        from thaw import delivery
+
         # What `auto` comes to is known once the network is built. A run from random weights counts only as long as
         # there are no others to be had.
         auto = config.weights.source == "auto"
         for weights in ("imagenet", "random") if auto else (config.weights.source,):
-            found = self.outcome(self.place(config, signature.of_run(config, dataset, weights)), store)
-            if found and not (auto and weights == "random" and downloads.reachable(downloads.KERAS_HOST)):
+            place = self.place(config, signature.of_run(config, dataset, weights))
+            found = self.outcome(place)
+            stale = auto and weights == "random" and found and downloads.reachable(downloads.KERAS_HOST)
+            if found and not stale and not delivery.is_deleted(place, store):
                 return found
         return None
 
-    def outcome(self, place: Path, store: "tracking.Store") -> Outcome | None:
-        """What the run in that folder came to, if it is finished and was not deleted in MLflow since."""
-        from thaw import delivery
-
-        delivery.forget_deleted(place, store)
+    def outcome(self, place: Path) -> Outcome | None:
+        """What the run in that folder came to, if it is finished."""
         came_to = journal.finished(place)
         return None if came_to is None else Outcome(self.name, "FINISHED", self.choices, **came_to, place=str(place))
 

@@ -52,9 +52,8 @@ def _deleted(root: Path) -> Iterator[Path]:
 
     for store in delivery.stores(root):
         for folder in root.glob("runs/*"):
-            sent = delivery.Sent.of(folder)
             of_it = [line["uri"] for line in journal.read(folder)[:1]] == [store.name]
-            if of_it and sent.run and not store.away and store.lacks(sent.run) and not durable.is_claimed(folder):
+            if of_it and delivery.is_deleted(folder, store) and not durable.is_claimed(folder):
                 yield folder
 
 

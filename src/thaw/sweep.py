@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from thaw import composition, durable, journal, signature
 from thaw.config import Config, check
-from thaw.errors import redact, sentence
+from thaw.errors import ThawError, redact, sentence
 
 if TYPE_CHECKING:  # MLflow is imported when a sweep starts, not for --help
     from thaw import tracking
 
 
+ONE_VALUE = ("store", "tracking.uri", "tracking.experiment", "rerun")  # they say where a whole sweep is kept
 DIGITS = 10  # at the end of a folder's name
 
 
@@ -88,6 +89,10 @@ class OpenSweep(Callback):
 def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     task = list(config.hydra.overrides.task)
     varied = composition.swept(task, OmegaConf.to_container(config.hydra.sweeper).get("params"))
+    for each in varied:
+        if each.key_or_group in ONE_VALUE:
+            told = redact(each.input_line)
+            raise ThawError(f"{told} has several values, and a sweep takes one; put quotes around a value with a comma")
     # A wrong value is refused before anything is trained or recorded.
     settings, *_ = [check(each) for each in composition.samples(task, varied)]
 
