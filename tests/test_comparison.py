@@ -175,7 +175,7 @@ def grid(record):
 
 
 def test_the_table_fits_a_terminal_and_has_every_variant(store, grid):
-    console = Console(width=80, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO(), soft_wrap=True)
     found = compared(store)
     report.tell(found, console)
     told = console.export_text()
