@@ -49,7 +49,7 @@ def train(config: Config, job: Job) -> Outcome:
     sample = pipeline.sample(training[stages[0].name], size)
     base = backbone.load(config.backbone, config.weights, size, config.seed, sample)
     progress = Progress(console(), job.label, job.live, stages)
-    place = job.place(config, signature.of_run(config, dataset, base.weights))
+    place = job.place(config, store, signature.of_run(config, dataset, base.weights))
     with durable.claimed(place, partial(progress.say, "Another process trains this run; waiting for it.")):
         delivery.forget_deleted(place, store)
         if found := job.outcome(place):
@@ -147,7 +147,11 @@ def main() -> int:
     if OpenSweep.opened:
         from thaw import summary
 
-        complete = summary.close(*OpenSweep.opened, console())
+        try:
+            complete = summary.close(*OpenSweep.opened, console())
+        except OSError as error:
+            print(sentence(error) or error, file=sys.stderr)
+            complete = False
         status = status or int(not complete)
     return status
 

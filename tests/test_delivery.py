@@ -167,6 +167,41 @@ def test_training_goes_on_while_mlflow_fails_and_all_arrives_afterwards(store, f
     assert len(store.client.get_metric_history(Sent.of(folder).run, "loss")) == 2
 
 
+def test_a_run_whose_experiment_is_deleted_meanwhile_waits_for_it(store, folder):
+    number = store.experiment("pets")
+    store.client.delete_experiment(number)
+    with record(folder) as run:
+        run.metrics({"loss": 1.0}, 0)
+    with pytest.raises(MlflowException):
+        delivery.deliver(folder, store)
+    assert Sent.of(folder).pending(folder) == 3
+    store.client.restore_experiment(number)
+    delivery.deliver(folder, store)
+    assert store.client.get_run(Sent.of(folder).run).data.metrics == {"loss": 1.0}
+
+
+def test_a_run_that_a_slow_server_made_twice_is_left_once(store, folder):
+    run = record(folder)
+    twin = store.client.create_run(store.experiment("pets"), tags={"thaw.journal": delivery._mark(folder)})
+    delivery.deliver(folder, store)
+    store.client.create_run("1", tags={"thaw.journal": delivery._mark(folder)})
+    with run:
+        pass
+    delivery.deliver(folder, store)
+    assert Sent.of(folder).run == twin.info.run_id
+    assert [each.info.status for each in store.client.search_runs(["1"])] == ["FINISHED"]
+
+
+def test_a_database_that_is_gone_is_neither_made_nor_taken_for_empty(store, folder, tmp_path, capsys):
+    with record(folder):
+        pass
+    delivery.deliver(folder, store)
+    (tmp_path / "mlruns" / "mlflow.db").unlink()
+    assert list(delivery.stores(tmp_path / "mlruns")) == []
+    assert "mlflow.db is not there" in capsys.readouterr().err
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
 class Server:
     """A real `mlflow server` on loopback."""
 

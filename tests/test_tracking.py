@@ -25,6 +25,17 @@ def test_a_database_that_cannot_be_opened_is_refused(tmp_path):
         tracking.connect(f"sqlite:///{tmp_path}", str(tmp_path))
 
 
+def test_a_relative_database_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = tracking.connect("sqlite:///a.db", str(tmp_path / "mlruns"))
+    assert store.name == f"sqlite:///{tmp_path / 'a.db'}"
+
+
+def test_a_password_with_a_slash_stays_hidden(tmp_path):
+    store = tracking.connect("postgresql://ann:s3cret/x@127.0.0.1:9/runs", str(tmp_path))
+    assert "s3cret" not in f"{store.name} {store.away}"
+
+
 def test_an_experiment_that_was_deleted_is_refused(tmp_path):
     store = tracking.connect(None, str(tmp_path))
     store.client.delete_experiment(store.experiment("pets"))
@@ -38,6 +49,7 @@ def test_an_experiment_that_was_deleted_is_refused(tmp_path):
         ("postgresql://ann:p@ss/w0rd@host/db", "postgresql://***@host/db"),
         ("tracking.uri=https://token@host x", "tracking.uri=https://***@host x"),
         ("http://host/a@b", "http://host/a@b"),
+        ("postgresql://db/mlflow?user=ann&password=s3cret", "postgresql://db/mlflow?user=***&password=***"),
         ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
     ],
 )

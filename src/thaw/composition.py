@@ -113,10 +113,10 @@ def explain(error: Exception) -> str | None:
     message = " ".join(str(error).split())
     unknown = re.match(r"Could not override '(?:.*@)?([^']+)'", message)
     if not unknown:
-        return message
+        return redact(message)
     key = unknown[1]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = [*keys(OmegaConf.to_container(compose("config"))), "experiment", "debug"]
     if key in known:
-        return f"{message} {error.__cause__ or ''}".strip()
+        return redact(f"{message} {error.__cause__ or ''}".strip())
     return f"{key} is no key of the configuration{nearest(key, known)}"

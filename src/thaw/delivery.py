@@ -22,7 +22,7 @@ from mlflow.models import Model
 
 from thaw import durable, journal, tracking
 from thaw.composition import ROOT
-from thaw.errors import redact
+from thaw.errors import ThawError, redact
 from thaw.tracking import Store
 
 # What a server says of a line that it will never take, such as one of a run that was deleted there.
@@ -64,12 +64,12 @@ def deliver(folder: Path, store: Store) -> Sent:
             try:
                 _send(line, folder, sent, store)
             except MlflowException as error:
-                if error.error_code not in REFUSALS:
-                    raise
+                if line["kind"] == "open" or error.error_code not in REFUSALS:
+                    raise  # without its run, no line could arrive
                 print(f"MLflow refuses a line of {folder.name}: {redact(error.message)}", file=sys.stderr)
             sent.lines += 1
             durable.write_text(folder / "sent.json", json.dumps(asdict(sent)))
-        if lines and lines[-1].get("status") == "FINISHED":
+        if lines and lines[-1].get("status") == "FINISHED":  # and so no line is left
             for leftover in ("record", "model"):  # MLflow has them now
                 shutil.rmtree(folder / leftover, ignore_errors=True)
         return sent
@@ -100,6 +100,8 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
             if (folder / name).is_dir():
                 _send_model(folder / name, sent, store)
         case {"kind": "end", "status": status, "reason": reason, "time": moment}:
+            for another in set(_made(folder, sent, store)) - {run}:
+                client.delete_run(another)
             if reason:
                 client.set_tag(run, "thaw.error", reason[:4000])
             client.set_terminated(run, status, moment)
@@ -110,13 +112,12 @@ def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
     client = store.client
     if sent.run is None:
         sent.experiment = store.experiment(line["experiment"])
-        # A process may have died between making a run and noting which.
-        journaled = f"{folder.name} {line['time']}"
-        made = client.search_runs([sent.experiment], f"tags.`thaw.journal` = '{journaled}'", max_results=1)
+        # A process may have died, or a slow server have seemed dead, between making a run and noting which.
+        made = _made(folder, sent, store)
         if made:
-            sent.run = made[0].info.run_id
+            sent.run = made[0]
     if sent.run is None:
-        tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL", "thaw.journal": journaled}
+        tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL", "thaw.journal": _mark(folder)}
         if line["parent"]:
             tags["mlflow.parentRunId"] = deliver(folder.parents[1] / line["parent"], store).run
         made = client.create_run(sent.experiment, line["time"], tags | line["tags"], line["name"])
@@ -126,6 +127,17 @@ def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
     client.log_batch(sent.run, tags=[RunTag(key, value) for key, value in line["tags"].items()])
     if "thaw.error" in client.get_run(sent.run).data.tags:
         client.delete_tag(sent.run, "thaw.error")
+
+
+def _mark(folder: Path) -> str:
+    """What tells the run of that journal from all others, also from those of a journal that was there before."""
+    return f"{folder.name} {journal.read(folder)[0]['time']}"
+
+
+def _made(folder: Path, sent: Sent, store: Store) -> list[str]:
+    """The runs that were made for that journal: one, or more where a server was too slow to say that it made one."""
+    found = store.client.search_runs([sent.experiment], f"tags.`thaw.journal` = '{_mark(folder)}'")
+    return [run.info.run_id for run in found]
 
 
 def _send_model(folder: Path, sent: Sent, store: Store) -> None:
@@ -197,8 +209,11 @@ def sync(store: Store, root: Path) -> Counter:
         if lines[-1]["kind"] != "end":
             try:
                 with FileLock(folder / "lock", timeout=0):
+                    lines = journal.read(folder)
+                    if lines[-1]["kind"] == "end" or _launched(folder, lines):
+                        continue
                     journal.append(folder, "end", status="KILLED", reason=KILLED, outcome={})
-            except Timeout:  # somebody has just gone on with it
+            except (Timeout, OSError):  # somebody has just gone on with it, or there is no room to say so
                 continue
         pending = Sent.of(folder).pending(folder)
         if pending and reachable:
@@ -214,20 +229,25 @@ def sync(store: Store, root: Path) -> Counter:
 def is_deleted(folder: Path, store: Store) -> bool:
     """Whether the run that the journal in `folder` was sent as was deleted in MLflow since."""
     sent = Sent.of(folder)
-    return bool(sent.run) and not store.away and store.lacks(sent.run)
+    return bool(sent.run) and not store.away and store.state(sent.run) in ("deleted", "missing")
 
 
 def forget_deleted(folder: Path, store: Store) -> None:
     """Begin the journal in `folder`, which this process has claimed, anew if its run was deleted in MLflow."""
     if is_deleted(folder, store):
-        for name in (journal.NAME, "sent.json"):
-            (folder / name).unlink(missing_ok=True)
+        with FileLock(folder / "sending"):
+            for name in (journal.NAME, "sent.json"):
+                (folder / name).unlink(missing_ok=True)
 
 
 def _alive(folder: Path, lines: list[dict]) -> bool:
     """Whether a process works on the run or, for a sweep, one that launched it."""
+    return durable.is_claimed(folder) or _launched(folder, lines)
+
+
+def _launched(folder: Path, lines: list[dict]) -> bool:
     launches = [folder.parents[1] / line["launch"] for line in lines if line.get("launch")]
-    return any(map(durable.is_claimed, [folder, *(launch for launch in launches if launch.is_dir())]))
+    return any(durable.is_claimed(launch) for launch in launches if launch.is_dir())
 
 
 def stores(root: Path) -> Iterator[Store]:
@@ -238,12 +258,17 @@ def stores(root: Path) -> Iterator[Store]:
     given = os.environ.get("MLFLOW_TRACKING_URI")
     opened = (journal.read(folder)[:1] for folder in [*root.glob("runs/*"), *root.glob("sweeps/*")])
     for name in sorted({line["uri"] for lines in opened for line in lines}):
-        if given and redact(given) == name:
-            yield tracking.connect(given, str(root))
-        elif "***@" in name:
+        address = given if given and redact(given) == name else name
+        file = root / "mlflow.db" if not name else Path(name.removeprefix("sqlite:///"))
+        if "***" in address:
             print(f"{name} needs its credentials: give the whole address in MLFLOW_TRACKING_URI", file=sys.stderr)
+        elif (not name or name.startswith("sqlite:")) and not file.exists():
+            print(f"{file} is not there; what is recorded for it waits", file=sys.stderr)
         else:
-            yield tracking.connect(name or None, str(root))
+            try:
+                yield tracking.connect(address or None, str(root))
+            except ThawError as error:
+                print(error, file=sys.stderr)
 
 
 def main() -> int:

@@ -27,6 +27,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def redact(text: str) -> str:
-    """`text` with the user and the password of every address in it left out."""
+    """`text` with the user and the password of every address in it left out, also where they follow a question mark."""
+    text = re.sub(r"(?i)\b(user|password|pwd|token|odbc_connect)=[^&\s'\"]*", r"\1=***", text)
     # A password may hold any sign, so with a colon before it everything up to the last @ is taken for one.
     return re.sub(r"(?<=://)(?:[^/\s@]*:\S*|[^/\s]*)@", "***@", text)

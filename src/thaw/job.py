@@ -1,5 +1,6 @@
 """A run as one Hydra job: its place among the others, and what it came to."""
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from thaw import composition, downloads, journal, runtime, signature
+from thaw import composition, downloads, durable, journal, runtime, signature
 from thaw.config import Config
 from thaw.data import Dataset
 from thaw.errors import redact
@@ -44,7 +45,8 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Leave it in the run's folder of the launch."""
-        (folder / "outcome.json").write_text(json.dumps(asdict(self)))
+        with contextlib.suppress(OSError):  # no room: it counts as lost
+            durable.write_text(folder / "outcome.json", json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,17 @@ class Job:
         others = self.sweep.values.get("unfreeze", []) if self.sweep else []
         return [config.unfreeze, *(each if each == "all" else int(each) for each in others)]
 
-    def place(self, config: Config, mark: str) -> Path:
+    def place(self, config: Config, store: "tracking.Store", mark: str) -> Path:
         """The folder of the run in the store.
 
         Two runs share it if they have the same signature, parent and place to be recorded.
 
         Args:
             config: of the run.
+            store: that it is recorded in.
             mark: its signature.
         """
-        recorded = [config.experiment, redact(config.tracking.uri or ""), config.tracking.model]
+        recorded = [config.experiment, store.name, config.tracking.model]
         parent = Path(self.sweep.place).name if self.sweep else None
 
         def folder(number: int) -> Path:
@@ -110,7 +113,7 @@ class Job:
         # there are no others to be had.
         auto = config.weights.source == "auto"
         for weights in ("imagenet", "random") if auto else (config.weights.source,):
-            place = self.place(config, signature.of_run(config, dataset, weights))
+            place = self.place(config, store, signature.of_run(config, dataset, weights))
             found = self.outcome(place)
             stale = auto and weights == "random" and found and downloads.reachable(downloads.KERAS_HOST)
             if found and not stale and not delivery.is_deleted(place, store):

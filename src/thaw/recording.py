@@ -139,11 +139,12 @@ def results(
     figures.confusion_matrix(answers.confusion(), answers.class_names, record.files / "confusion_matrix.png")
     answers.write_per_class(record.files / "per_class.csv")
     answers.write_predictions(record.files / "predictions.csv")
-    record.artifacts(record.files)
-    record.artifacts(record.folder / "tensorboard", "tensorboard")
     if config.tracking.model:
         _save(model, config.image_size, len(answers.class_names), record.folder / "model")
         record.model(record.folder / "model")
+    # TensorBoard's files have new names after a kill, so that they go last.
+    record.artifacts(record.files)
+    record.artifacts(record.folder / "tensorboard", "tensorboard")
     kept = stages[-1].history[stages[-1].kept]
     test = {f"test_{name}": value for name, value in answers.metrics().items()}
     training_seconds = sum(stage.seconds for stage in stages)

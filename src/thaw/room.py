@@ -53,7 +53,8 @@ def _deleted(root: Path) -> Iterator[Path]:
     for store in delivery.stores(root):
         for folder in root.glob("runs/*"):
             of_it = [line["uri"] for line in journal.read(folder)[:1]] == [store.name]
-            if of_it and delivery.is_deleted(folder, store) and not durable.is_claimed(folder):
+            run = delivery.Sent.of(folder).run
+            if of_it and run and store.state(run) == "deleted" and not durable.is_claimed(folder):
                 yield folder
 
 

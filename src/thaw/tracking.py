@@ -1,6 +1,7 @@
 """The tracking store: how it is opened, the addresses of its pages, and where a run comes from."""
 
 import contextlib
+import getpass
 import hashlib
 import logging
 import os
@@ -15,7 +16,7 @@ import textwrap
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -24,14 +25,13 @@ from thaw.errors import ThawError, redact
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would show the password of an address
 # A server that is away is reported in seconds; MLflow's own patience is four minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a journal is sent again as a whole
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is told of once
@@ -66,13 +66,14 @@ class Store:
         Raises:
             OSError, sqlite3.Error: nothing listens there, or the file cannot be opened.
         """
-        address = urlsplit(self.uri)
-        if address.scheme.startswith("sqlite"):
-            with contextlib.closing(sqlite3.connect(self.uri.partition(":///")[2])) as database:
-                database.execute("PRAGMA schema_version")
-        elif self.artifacts and address.hostname:
-            port = address.port or PORTS[address.scheme.partition("+")[0]]
-            socket.create_connection((address.hostname, port), timeout=2).close()
+        if self.artifacts:
+            address = make_url(self.uri)
+            if address.drivername.startswith("sqlite"):
+                with contextlib.closing(sqlite3.connect(address.database)) as database:
+                    database.execute("PRAGMA schema_version")
+            elif address.host:
+                port = address.port or PORTS[address.get_backend_name()]
+                socket.create_connection((address.host, port), timeout=2).close()
         return MlflowClient(self.uri)
 
     def experiment(self, name: str) -> str:
@@ -81,14 +82,14 @@ class Store:
             found = self.client.get_experiment_by_name(name)
             return found.experiment_id if found else self.client.create_experiment(name, self.artifacts)
 
-    def lacks(self, run: str) -> bool:
-        """Whether that run is deleted; False where nobody can tell now."""
+    def state(self, run: str) -> str:
+        """What has become of a run: active, deleted, missing, or unknown where nobody can tell now."""
         try:
-            return self.client.get_run(run).info.lifecycle_stage == "deleted"
+            return self.client.get_run(run).info.lifecycle_stage
         except MlflowException as error:
-            return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            return "missing" if error.error_code == "RESOURCE_DOES_NOT_EXIST" else "unknown"
         except (OSError, sqlite3.Error):
-            return False
+            return "unknown"
 
     def page(self, experiment: str, parent: str, charts: bool = False) -> str:
         """The address of the runs of a sweep, flat and best first, or of their curves side by side."""
@@ -132,9 +133,11 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
             f"tracking.uri={redact(uri)} is no tracking store; give sqlite:///FILE, http://HOST:PORT or "
             "postgresql://HOST/DATABASE"
         )
+    if scheme[1] == "sqlite":  # the same file from any folder
+        uri = f"sqlite:///{Path(uri.partition('///')[2]).resolve()}"
     local = not scheme[1].startswith(("http", "databricks"))
     artifacts = (Path(root).resolve() / "artifacts").as_uri() if local else None
-    store = Store(uri, redact(given or ""), artifacts, None)
+    store = Store(uri, redact(uri) if given else "", artifacts, None)
     try:
         # Processes that meet a fresh database together would leave it unusable.
         with _lock(uri):
@@ -186,5 +189,5 @@ def packages() -> list[tuple[str, str]]:
 
 def _lock(uri: str) -> FileLock:
     """One process of this machine at a time, for what a tracking store cannot do for several at once."""
-    name = f"thaw-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    name = f"thaw-{getpass.getuser()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     return FileLock(Path(tempfile.gettempdir()) / name, timeout=120)
