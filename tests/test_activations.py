@@ -247,7 +247,7 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
         with activations(tmp_path, net, [depth], keep=keep) as kept:
             batches = partial(kept.training_batches, cut, train, 8, (0, 1), FLIP)
             held_out = partial(kept.evaluation_batches, cut, validation, 8)
-            trained = stage.train(each, net, cut.tail, batches, held_out, 0, folder(tmp_path / str(keep)), [])
+            trained = stage.train(each, net, cut.tail, batches, held_out, 0, "a", folder(tmp_path / str(keep)), [])
         history = [{k: v for k, v in epoch.items() if k != "epoch_seconds"} for epoch in trained.history]
         results.append((history, net.model.get_weights()))
     assert results[0][0] == results[1][0]
