@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep compare report ui sync prune tensorboard test test-rest bench lint lock clean
+.PHONY: help setup demo train sweep compare report ui sync prune tensorboard test test-rest test-browser bench lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -51,10 +51,13 @@ tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PO
 	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
 test: setup  ## the fast tests
-	$(BIN)/pytest -n 2 -m "not real and not slow"
+	$(BIN)/pytest -n 2 -m "not real and not slow and not browser"
 
 test-rest: setup  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -n 2 -m "real or slow" -rs
+
+test-browser: setup  ## the pages that Thaw makes and points to, in a real Chromium (Debian: chromium chromium-driver)
+	$(BIN)/pytest -m browser -rs
 
 bench: setup  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)

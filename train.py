@@ -86,7 +86,7 @@ def train(config: Config, job: Job) -> Outcome:
             with kept:
                 test = kept.evaluation_batches(cut, dataset.test, batch_size)
                 answers = evaluation.evaluate(cut.tail, test, dataset.test, dataset.class_names)
-            recording.results(record, config, net.model, training, trained, answers, time.perf_counter() - began)
+            recording.results(record, config, net, training, trained, answers, time.perf_counter() - began)
     return job.outcome(place)
 
 

@@ -218,9 +218,7 @@ def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_pa
 
 
 def test_the_page_is_recorded_with_the_sweep(store, record, tmp_path):
-    parent = store.client.create_run(
-        store.experiment("pets"), tags={"thaw.kind": "sweep", "mlflow.note.content": "Why?"}
-    )
+    parent = store.client.create_run(store.experiment("pets"), tags={"thaw.kind": "sweep", "thaw.question": "Why?"})
     for depth in ("0", "20"):
         record(180, unfreeze=depth, tags={"mlflow.parentRunId": parent.info.run_id})
     found = compared(store)

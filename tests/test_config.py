@@ -36,6 +36,7 @@ def test_a_stage_may_have_a_fraction_of_its_own(composed):
         ("dataset.image_size=16", ["EfficientNetB0", "32 px", "dataset.image_size=16"]),
         ("training.head.epochs=0", ["no stage has an epoch", "training.head.epochs"]),
         ("tracking.model=perhaps", ["tracking.model=perhaps"]),
+        ("tracking.register_as=a/b", ["tracking.register_as=a/b"]),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(composed, override, words):

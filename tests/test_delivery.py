@@ -138,10 +138,10 @@ def test_a_run_of_a_dead_process_is_shown_as_killed_and_one_of_a_living_is_not(s
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "open\n"
-    assert delivery.sync(store, tmp_path / "mlruns")["sent"] == 0
+    assert delivery.sync(store, tmp_path / "mlruns").sent == 0
     process.kill()
     process.wait()
-    assert delivery.sync(store, tmp_path / "mlruns")["sent"] == 2
+    assert delivery.sync(store, tmp_path / "mlruns").sent == 2
     run = store.client.get_run(Sent.of(folder).run)
     assert run.info.status == "KILLED"
     assert run.data.tags["thaw.error"] == delivery.KILLED
@@ -247,7 +247,7 @@ EPOCHS = 40
 def begin(server, tmp_path, uri):
     """A run of two stages against that server: the process, whose first epochs are over."""
     plan = [*TINY, "unfreeze=3", f"training.head.epochs={EPOCHS}", f"training.finetune.epochs={EPOCHS}"]
-    plan[plan.index("tracking.model=false")] = "tracking.model=true"
+    plan[plan.index("tracking.model=false")] = "tracking.register_as=reader"
     command = [sys.executable, str(ROOT / "train.py"), *plan, f"tracking.uri={uri}", f"store={tmp_path / 'mlruns'}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
@@ -268,6 +268,8 @@ def assert_all_arrived(server):
     (model,) = client.search_logged_models(["1"])
     assert model.status == "READY"
     assert [each.model_id for each in run.outputs.model_outputs] == [model.model_id]
+    (registered,) = client.search_model_versions("name = 'reader'")
+    assert (registered.run_id, registered.model_id) == (run.info.run_id, model.model_id)
 
 
 @pytest.mark.slow

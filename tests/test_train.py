@@ -77,8 +77,8 @@ def test_params_are_short_group_names_and_the_rest_flattened(finished):
         "threads",
         "image_size",
     ):
-        assert params[key]
-    assert len(params["weights.sha256"]) == 64
+        assert params[f"with.{key}"]
+    assert len(params["with.weights.sha256"]) == 64
 
 
 def test_metrics_run_on_across_stages(finished):
@@ -285,7 +285,7 @@ def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
     import os
 
     share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert {run.data.params["threads"] for run in runs} == {str(share)}
+    assert {run.data.params["with.threads"] for run in runs} == {str(share)}
     assert "3 runs" in done.stdout
 
 

@@ -97,6 +97,13 @@ class Tracking(Section):
     uri: str | None
     experiment: str | None
     model: bool
+    register_as: str | None = Field(pattern=r"^[^/:']+$")
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> "Tracking":
+        if self.register_as and not self.model:
+            raise ValueError(f"tracking.register_as={self.register_as} needs a model; set tracking.model=true")
+        return self
 
 
 class Activations(Section):

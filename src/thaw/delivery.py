@@ -5,12 +5,13 @@ next command, or by `make sync`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
+import textwrap
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
                 client.log_artifacts(run, str(folder / name), below)
         case {"kind": "model", "folder": name}:
             if (folder / name).is_dir():
-                _send_model(folder / name, sent, store)
+                _send_model(folder / name, line.get("register"), sent, store)
         case {"kind": "end", "status": status, "reason": reason, "time": moment}:
             for another in set(_made(folder, sent, store)) - {run}:
                 client.delete_run(another)
@@ -140,7 +141,7 @@ def _made(folder: Path, sent: Sent, store: Store) -> list[str]:
     return [run.info.run_id for run in found]
 
 
-def _send_model(folder: Path, sent: Sent, store: Store) -> None:
+def _send_model(folder: Path, register: str | None, sent: Sent, store: Store) -> None:
     """Send a model as `mlflow.models.Model.log` does, which itself works in the run's own process only."""
     client = store.client
     made = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
@@ -154,6 +155,11 @@ def _send_model(folder: Path, sent: Sent, store: Store) -> None:
     outputs = client.get_run(sent.run).outputs
     if not (outputs and outputs.model_outputs):
         client.log_outputs(sent.run, [LoggedModelOutput(model.model_id, 0)])
+    if register and not client.search_model_versions(f"run_id = '{sent.run}'"):
+        if not client.search_registered_models(f"name = '{register}'"):
+            with contextlib.suppress(MlflowException):  # another process has just made it
+                client.create_registered_model(register)
+        client.create_model_version(register, model.artifact_location, sent.run, model_id=model.model_id)
 
 
 class Sender(threading.Thread):
@@ -192,16 +198,22 @@ class Sender(threading.Thread):
                 return
 
 
-def sync(store: Store, root: Path) -> Counter:
+@dataclass
+class Synced:
+    """How many lines were sent, how many are left, of how many runs and sweeps, and why."""
+
+    sent: int = 0
+    pending: int = 0
+    runs: int = 0
+    reason: str = ""
+
+
+def sync(store: Store, root: Path) -> Synced:
     """Send what all the journals below `root` hold for that store.
 
     A run or sweep without an end whose process is dead is marked KILLED.
-
-    Returns:
-        How many lines of how many runs and sweeps were sent, and how many are left: `sent`, `pending`, `runs`.
     """
-    counts: Counter = Counter()
-    reachable = True
+    counts = Synced()
     for folder in sorted([*root.glob("sweeps/*"), *root.glob("runs/*")]):
         lines = journal.read(folder)
         if not lines or lines[0]["uri"] != store.name or _alive(folder, lines):
@@ -216,13 +228,15 @@ def sync(store: Store, root: Path) -> Counter:
             except (Timeout, OSError):  # somebody has just gone on with it, or there is no room to say so
                 continue
         pending = Sent.of(folder).pending(folder)
-        if pending and reachable:
+        if pending and not counts.reason:  # else the others would only wait as long
             try:
                 deliver(folder, store)
-            except Exception:
-                reachable = False  # the others would only wait as long
+            except Exception as error:
+                counts.reason = store.away or textwrap.shorten(redact(str(error)), 300)
         left = Sent.of(folder).pending(folder)
-        counts += Counter(sent=pending - left, pending=left, runs=int(left > 0))
+        counts.sent += pending - left
+        counts.pending += left
+        counts.runs += left > 0
     return counts
 
 
@@ -278,11 +292,10 @@ def main() -> int:
     root, left = parser.parse_args().store, 0
     for store in stores(root):
         counts = sync(store, root)
-        left += counts["pending"]
+        left += counts.pending
         where = store.name or f"{root}/mlflow.db"
-        print(
-            f"{where}: {counts['sent']} lines sent, {counts['pending']} pending{f' ({store.away})' * bool(store.away)}"
-        )
+        why = f" ({counts.reason})" if counts.reason else ""
+        print(f"{where}: {counts.sent} lines sent, {counts.pending} pending{why}")
     return int(left > 0)
 
 

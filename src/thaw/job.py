@@ -86,7 +86,7 @@ class Job:
             store: that it is recorded in.
             mark: its signature.
         """
-        recorded = [config.experiment, store.name, config.tracking.model]
+        recorded = [config.experiment, store.name, config.tracking.model, config.tracking.register_as]
         parent = Path(self.sweep.place).name if self.sweep else None
 
         def folder(number: int) -> Path:

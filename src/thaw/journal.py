@@ -99,9 +99,9 @@ class Record:
         """Record the files of a folder in the run's own."""
         self._write("artifacts", folder=folder.relative_to(self.folder).as_posix(), below=below)
 
-    def model(self, folder: Path) -> None:
-        """Record a model that was saved in MLflow's format into a folder in the run's own."""
-        self._write("model", folder=folder.relative_to(self.folder).as_posix())
+    def model(self, folder: Path, register: str | None) -> None:
+        """Record a model that was saved in MLflow's format into a folder in the run's own; perhaps register it, too."""
+        self._write("model", folder=folder.relative_to(self.folder).as_posix(), register=register)
 
     def end(self, status: str, reason: str = "") -> None:
         """Say that it has ended: FINISHED, FAILED or KILLED."""

@@ -14,7 +14,7 @@ import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from thaw import delivery, figures, tracking
+from thaw import delivery, figures, statistics, tracking
 from thaw.backbone import Backbone
 from thaw.config import Config
 from thaw.data import Dataset, Split
@@ -43,13 +43,14 @@ def describe_data(record: Record, config: Config, dataset: Dataset, training: di
     source = json.dumps({"source": config.dataset.source, "path": config.dataset.path})
     tags = {"fraction": f"{config.fraction:g}"}
     record.dataset(dataset.name, dataset.digest(), source, profile, tags)
-    record.params(
+    _details(
+        record,
         {
             "images.train": max(used.values()),
             "images.validation": counts["validation"],
             "images.test": counts["test"],
             "classes": len(dataset.class_names),
-        }
+        },
     )
     (record.files / "classes.txt").write_text("\n".join(dataset.class_names) + "\n", encoding="utf-8")
     stages_of = {name: set(split.names) for name, split in training.items()}
@@ -63,8 +64,8 @@ def describe_data(record: Record, config: Config, dataset: Dataset, training: di
 
 
 def describe_network(record: Record, config: Config, job: Job, backbone: Backbone, network: Network) -> None:
-    """Record what is trained: short parameters first, then every key of the configuration."""
-    trains = network.plan(config.unfreeze)
+    """Record what is trained: the choices under short names, then every key of the configuration."""
+    record.tags({tracking.NOTE: _about(config, network)})
     short = {
         **{group: job.choices[group] for group in GROUPS},
         "dataset": config.dataset_name,
@@ -81,9 +82,7 @@ def describe_network(record: Record, config: Config, job: Job, backbone: Backbon
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
     }
     record.params(short)
-    record.params({**derived, **_flat(config.model_dump(exclude={"question"}))})
-    parameters = sum(v.shape.num_elements() for v in network.model.trainable_variables if v.path in trains)
-    record.metrics({"trainable_parameters": parameters})
+    _details(record, {**derived, **_flat(config.model_dump(exclude={"question"}))})
     (record.files / "config.yaml").write_text(redact(yaml.safe_dump(config.model_dump(), sort_keys=False)))
     (record.files / "command.txt").write_text(tracking.command() + "\n")
     packages = "".join(f"{name}=={version}\n" for name, version in tracking.packages())
@@ -100,7 +99,9 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Send what the callbacks before left in `logs`."""
         training = {"loss": "train_loss", "accuracy": "train_accuracy"}
-        values = {training.get(name, name): float(value) for name, value in logs.items()}
+        # MLflow's page of several runs draws the metric that was recorded first.
+        values = {"val_accuracy": logs["val_accuracy"]}
+        values |= {training.get(name, name): float(value) for name, value in logs.items()}
         self.record.metrics({**values, "stage": self.stage.number}, epoch)
 
 
@@ -115,7 +116,7 @@ def note_reuse(record: Record, stage: Stage, trained: Trained) -> None:
 def results(
     record: Record,
     config: Config,
-    model: keras.Model,
+    network: Network,
     training: dict[str, Split],
     trained: dict[str, Trained],
     answers: Evaluation,
@@ -126,7 +127,7 @@ def results(
     Args:
         record: of the run.
         config: of the run.
-        model: as evaluated.
+        network: as evaluated.
         training: the images that each stage trained on.
         trained: what each stage came to.
         answers: for the test split.
@@ -140,14 +141,15 @@ def results(
     answers.write_per_class(record.files / "per_class.csv")
     answers.write_predictions(record.files / "predictions.csv")
     if config.tracking.model:
-        _save(model, config.image_size, len(answers.class_names), record.folder / "model")
-        record.model(record.folder / "model")
+        _save(network.model, config.image_size, len(answers.class_names), record.folder / "model")
+        record.model(record.folder / "model", config.tracking.register_as)
     # TensorBoard's files have new names after a kill, so that they go last.
     record.artifacts(record.files)
     record.artifacts(record.folder / "tensorboard", "tensorboard")
     kept = stages[-1].history[stages[-1].kept]
     test = {f"test_{name}": value for name, value in answers.metrics().items()}
     training_seconds = sum(stage.seconds for stage in stages)
+    trains = network.plan(config.unfreeze)
     record.metrics(
         {
             **test,
@@ -156,13 +158,42 @@ def results(
             "seconds": seconds,
             "training_seconds": training_seconds,
             "images_per_second": images / training_seconds,
+            "trainable_parameters": sum(
+                v.shape.num_elements() for v in network.model.trainable_variables if v.path in trains
+            ),
         }
     )
+    record.tags({tracking.NOTE: f"{_scored(answers, kept['val_accuracy'])}\n\n{_about(config, network)}"})
     record.outcome = {
         "val_accuracy": kept["val_accuracy"],
         "test_accuracy": test["test_accuracy"],
         "seconds": seconds,
     }
+
+
+def _scored(answers: Evaluation, val_accuracy: float) -> str:
+    """What a run came to, as Markdown."""
+    right = answers.predicted == answers.labels
+    score = statistics.share(int(right.sum()), len(right))
+    return (
+        f"Test accuracy **{score.value:.3f}** (95 % from {score.low:.3f} to {score.high:.3f}, {len(right)} images), "
+        f"validation accuracy {val_accuracy:.3f}."
+    )
+
+
+def _about(config: Config, network: Network) -> str:
+    """What a run is, and the command that it belongs to, as Markdown."""
+    depths = {0: "only the head trains", "all": "everything trains"}
+    return (
+        f"{config.backbone.name} from {network.backbone.weights} weights on {config.dataset_name}, "
+        f"{config.fraction:g} % of the training images, augmentation {config.augmentation.name}; "
+        f"{depths.get(config.unfreeze, f'the last {config.unfreeze} layers of the backbone train as well')}."
+        f"\n\n    {tracking.command()}"
+    )
+
+
+def _details(record: Record, values: dict[str, object]) -> None:
+    record.params({tracking.DETAIL + key: value for key, value in values.items()})
 
 
 def _save(model: keras.Model, size: int, classes: int, folder: Path) -> None:

@@ -10,7 +10,7 @@ from mlflow.entities import Run as Recorded
 
 from thaw.config import nearest
 from thaw.errors import ThawError
-from thaw.tracking import Store
+from thaw.tracking import DETAIL, Store
 
 RUNS, SWEEPS = "tags.`thaw.kind` = 'run'", "tags.`thaw.kind` = 'sweep'"
 NEWEST_FIRST = ["start_time DESC"]
@@ -24,7 +24,7 @@ class Run:
         id: in MLflow.
         name: says what varied in its sweep.
         status: FINISHED, or what became of it.
-        params: as recorded.
+        params: as recorded, under the keys of the configuration.
         metrics: the last value of each.
         images: identifies the split of the dataset that it was tested on.
         stages: the signatures of its stages; runs with the same are one result, recorded more than once.
@@ -85,8 +85,9 @@ def runs(store: Store, experiment: str) -> list[Run]:
 def _run(recorded: Recorded, store: Store) -> Run:
     info, data = recorded.info, recorded.data
     used = [each.dataset.digest for each in recorded.inputs.dataset_inputs] if recorded.inputs else []
+    params = {key.removeprefix(DETAIL): value for key, value in data.params.items()}
     return Run(
-        info.run_id, info.run_name, info.status, data.params, data.metrics, " ".join(used),
+        info.run_id, info.run_name, info.status, params, data.metrics, " ".join(used),
         " ".join(data.tags.get(f"thaw.{stage}", "") for stage in ("head", "finetune")).strip(),
         data.tags.get("mlflow.parentRunId"), data.tags.get("thaw.command", ""),
         store.run_page(info.experiment_id, info.run_id),
@@ -107,4 +108,4 @@ def predictions(client: MlflowClient, run: str) -> list[dict[str, str]]:
 def question(client: MlflowClient, experiment: str) -> str:
     """What the newest sweep of an experiment asks; nothing if it does not say."""
     sweeps = client.search_runs([experiment], SWEEPS, order_by=NEWEST_FIRST, max_results=1)
-    return sweeps[0].data.tags.get("mlflow.note.content", "") if sweeps else ""
+    return sweeps[0].data.tags.get("thaw.question", "") if sweeps else ""

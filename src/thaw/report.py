@@ -1,7 +1,6 @@
 """A comparison for people: a table on the terminal, a page to pass on, a note for the lab notebook."""
 
 import base64
-import html
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
-from thaw import durable, figures, records
+from thaw import durable, figures, records, tracking
 from thaw.comparison import Comparison, Variant
 from thaw.statistics import Interval
 from thaw.tracking import Store
@@ -135,12 +134,9 @@ def write(found: Comparison, store: Store, folder: Path) -> Path:
 def note(found: Comparison, store: Store, folder: Path) -> Path:
     """Write `EXPERIMENT.md` and its charts: a result to commit beside its question."""
     drawn = list(charts(found, store.client, folder, f"{found.experiment.replace('/', '_')}-"))
-    headings, lines = rows(found)
-    table = [f"| {' | '.join(map(html.escape, line))} |" for line in [headings, *lines]]
-    table.insert(1, "|" + " --- |" * len(headings))
     commands = dict.fromkeys(run.command for variant in found.variants for run in variant.runs)
     text = [
-        f"# {found.experiment}", "", found.question, "", *table, "",
+        f"# {found.experiment}", "", found.question, "", tracking.markdown(*rows(found)), "",
         *(f"- {sentence}" for sentence in sentences(found)), "",
         *(f"![{title}]({path.name})\n" for title, path in drawn),
         "Made by:", "", *(f"    {command}" for command in commands),

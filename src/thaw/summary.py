@@ -7,7 +7,6 @@ the runs of other processes, and those that failed.
 import contextlib
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 from filelock import FileLock
@@ -30,26 +29,29 @@ def outcomes(sweep: Sweep) -> list[Outcome]:
     return found
 
 
-def table(outcomes: list[Outcome], varied: list[str]) -> Table:
-    """One line a run: what varied, validation and test accuracy, seconds; best first, then those that failed."""
-    shown = Table(title=f"{len(outcomes)} runs", title_justify="left", header_style="bold")
-    shown.add_column("#", justify="right")
-    for key in varied:
-        shown.add_column(key)
-    for heading in ("validation accuracy", "test accuracy", "seconds"):
-        shown.add_column(heading, justify="right")
+def rows(outcomes: list[Outcome], varied: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line for each run: what varied, accuracies, seconds; best first, then those that failed."""
     unfinished = any(each.status != "FINISHED" for each in outcomes)
-    if unfinished:
-        shown.add_column("status", overflow="fold")
-    order = sorted(enumerate(outcomes, 1), key=lambda each: -(each[1].test_accuracy or -1.0))
-    for number, each in order:
-        numbers = (
-            (f"{each.val_accuracy:.4f}", f"{each.test_accuracy:.4f}", f"{each.seconds:.1f}")
-            if (each.status == "FINISHED")
-            else ("–", "–", "–")
-        )
-        status = [each.status] if unfinished else []
-        shown.add_row(str(number), *(each.choices.get(key, "") for key in varied), *numbers, *status)
+    headings = ["#", *varied, "validation accuracy", "test accuracy", "seconds", *["status"] * unfinished]
+    lines = []
+    for number, each in sorted(enumerate(outcomes, 1), key=lambda each: -(each[1].test_accuracy or -1.0)):
+        numbers = ["–", "–", "–"]
+        if each.status == "FINISHED":
+            numbers = [f"{each.val_accuracy:.4f}", f"{each.test_accuracy:.4f}", f"{each.seconds:.1f}"]
+        chosen = [each.choices.get(key, "") for key in varied]
+        lines.append([str(number), *chosen, *numbers, *[each.status] * unfinished])
+    return headings, lines
+
+
+def table(outcomes: list[Outcome], varied: list[str]) -> Table:
+    """The same for the terminal."""
+    headings, lines = rows(outcomes, varied)
+    shown = Table(title=f"{len(outcomes)} runs", title_justify="left", header_style="bold")
+    for number, heading in enumerate(headings):
+        text = 0 < number <= len(varied) or heading == "status"
+        shown.add_column(heading, justify="left" if text else "right", overflow="fold" if text else "ellipsis")
+    for line in lines:
+        shown.add_row(*line)
     return shown
 
 
@@ -61,6 +63,9 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console)
     place, root = Path(sweep.place), Path(sweep.place).parents[1]
     with durable.claimed(place, lambda: None):
         reason = "; ".join(f"{each.name}: {each.error or each.status}" for each in found if each not in finished)
+        *_, opening = (line for line in journal.read(place) if line["kind"] == "open")
+        about = "\n\n".join([opening["tags"][tracking.NOTE], tracking.markdown(*rows(found, sweep.varied))])
+        journal.append(place, "tags", values={tracking.NOTE: about})
         journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})
     lock.release()
     for line in journal.read(place):  # this launch, and those before it that were killed
@@ -97,13 +102,12 @@ def finish(outcome: Outcome, config: Config, console: Console) -> None:
     _tell(pending, root, console)
 
 
-def _tell(pending: Counter, root: Path, console: Console) -> None:
+def _tell(pending: delivery.Synced, root: Path, console: Console) -> None:
     for launch in root.glob("launches/*"):
         with contextlib.suppress(OSError):  # it is not empty: a sweep's, which has its own end
             launch.rmdir()
-    if pending["pending"]:
-        console.print(
-            f"{pending['pending']} lines of {pending['runs']} journals wait to be sent to MLflow; the next command or "
-            "make sync sends them."
-        )
+    if pending.pending:
+        why = f" ({pending.reason})" if pending.reason else ""
+        told = f"{pending.pending} lines of {pending.runs} journals wait to be sent to MLflow{why}"
+        console.print(f"{told}; the next command or make sync sends them.", markup=False)
     console.print(f"[dim]{room.told(root)}[/dim]")

@@ -112,9 +112,8 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     with durable.claimed(folder, lambda: None):
         delivery.forget_deleted(folder, store)
         title = _title(varied, [line["values"] for line in journal.read(folder) if line["kind"] == "open"] + [values])
-        tags = {"thaw.command": tracking.command(), "thaw.kind": "sweep"}
-        if settings.question:
-            tags["mlflow.note.content"] = settings.question
+        tags = {"thaw.command": tracking.command(), "thaw.kind": "sweep", "thaw.question": settings.question or ""}
+        tags[tracking.NOTE] = f"{tags['thaw.question']}\n\n    {tags['thaw.command']}".strip("\n")
         journal.append(
             folder, "open", uri=store.name, experiment=settings.experiment, name=title, parent=None, tags=tags,
             values=values, launch=str(launch.resolve()),

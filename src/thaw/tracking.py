@@ -3,6 +3,8 @@
 import contextlib
 import getpass
 import hashlib
+import html
+import json
 import logging
 import os
 import re
@@ -36,6 +38,10 @@ from sqlalchemy import make_url
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is told of once
 
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as Markdown
+DETAIL = "with."  # begins the parameters that say more than the short ones, and sorts them behind these
+BEST_FIRST = "metrics.`test_accuracy` DESC"
+COMPARED = 50  # runs on one page; its address names each
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -102,8 +108,14 @@ class Store:
         )
 
     def pages(self, experiment: str, parent: str) -> dict[str, str]:
-        """The addresses that show a sweep: its runs flat and best first, and their curves side by side."""
-        return {"runs": self.page(experiment, parent), "charts": self.page(experiment, parent, charts=True)}
+        """The addresses that show a sweep: its runs flat and best first, their curves, what they chose and came to."""
+        finished = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'FINISHED'"
+        best = self.client.search_runs([experiment], finished, max_results=COMPARED, order_by=[BEST_FIRST])
+        pages = {"runs": self.page(experiment, parent), "charts": self.page(experiment, parent, charts=True)}
+        if len(best) > 1:
+            runs, experiments = (json.dumps(each) for each in ([run.info.run_id for run in best], [experiment]))
+            pages["compare"] = f"{self._host()}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
+        return pages
 
     def run_page(self, experiment: str, run: str) -> str:
         """The address of one run."""
@@ -160,6 +172,12 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
 
 def _is_deleted(experiment: Experiment | None) -> bool:
     return experiment is not None and experiment.lifecycle_stage == "deleted"
+
+
+def markdown(headings: list[str], lines: list[list[str]]) -> str:
+    """A table as Markdown."""
+    table = [f"| {' | '.join(map(html.escape, line))} |" for line in [headings, *lines]]
+    return "\n".join([table[0], "|" + " --- |" * len(headings), *table[1:]])
 
 
 def command() -> str:
