@@ -206,11 +206,12 @@ def test_names_from_outside_are_only_text_in_the_page(store, record, tmp_path):
 
 def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_path):
     for depth in ("0", "20"):
-        record(180, unfreeze=depth, tags={"thaw.command": "python train.py -m unfreeze=0,20"})
+        record(180, backbone="vgg16", unfreeze=depth, tags={"thaw.command": "python train.py -m unfreeze=0,20"})
     note = report.note(compared(store), store, tmp_path)
     text = note.read_text()
     assert text.startswith("# pets\n")
     assert "| unfreeze | Test accuracy (95 %) |" in text
+    assert "The same in all runs: backbone vgg16." in text
     assert text.count("python train.py -m unfreeze=0,20") == 1
     for line in text.splitlines():
         if line.startswith("!["):

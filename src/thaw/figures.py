@@ -122,7 +122,8 @@ def against(
             axis.minorticks_off()
         axis.set_xticks(list(place.values()), ticks)
         axis.set(xlabel=label, ylabel=f"{score} (95 % interval)")
-        _legend_below(figure, axis)
+        if len(lines) > 1:
+            _legend_below(figure, axis)
         _save(figure, path)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thaw import durable, figures, records, tracking
-from thaw.comparison import Comparison, Variant
+from thaw.comparison import SHORT, Comparison, Variant
 from thaw.statistics import Interval
 from thaw.tracking import Store
 
@@ -76,6 +76,14 @@ def sentences(found: Comparison) -> list[str]:
     return said
 
 
+def common(found: Comparison) -> str:
+    """What all runs have in common, of what one chooses."""
+    runs = [run for variant in found.variants for run in variant.runs]
+    values = {key: {run.params.get(key) for run in runs} for key in SHORT}
+    same = [f"{key} {each.pop()}" for key, each in values.items() if len(each) == 1 and None not in each]
+    return f"The same in all runs: {', '.join(same)}." if same else ""
+
+
 def _statuses(found: Comparison) -> list[str]:
     return sorted({run.status for run in found.others})
 
@@ -121,7 +129,7 @@ def write(found: Comparison, store: Store, folder: Path) -> Path:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("report.html").render(
-        found=found, headings=headings, lines=lines, sentences=sentences(found), charts=drawn,
+        found=found, headings=headings, lines=lines, common=common(found), sentences=sentences(found), charts=drawn,
         runs=[(variant, run) for variant in found.variants for run in variant.runs],
     )  # fmt: skip
     durable.write_text(folder / "report.html", page)
@@ -136,7 +144,7 @@ def note(found: Comparison, store: Store, folder: Path) -> Path:
     drawn = list(charts(found, store.client, folder, f"{found.experiment.replace('/', '_')}-"))
     commands = dict.fromkeys(run.command for variant in found.variants for run in variant.runs)
     text = [
-        f"# {found.experiment}", "", found.question, "", tracking.markdown(*rows(found)), "",
+        f"# {found.experiment}", "", found.question, "", tracking.markdown(*rows(found)), "", common(found), "",
         *(f"- {sentence}" for sentence in sentences(found)), "",
         *(f"![{title}]({path.name})\n" for title, path in drawn),
         "Made by:", "", *(f"    {command}" for command in commands),

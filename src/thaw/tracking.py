@@ -26,6 +26,7 @@ from thaw.errors import ThawError, redact
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would show the password of an address
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for files that take no time
 # A server that is away is reported in seconds; MLflow's own patience is four minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a journal is sent again as a whole
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
