@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train sweep compare report ui sync prune tensorboard test test-rest test-browser bench lint lock clean
+.PHONY: help setup demo check-data train sweep compare report ui sync prune tensorboard test test-rest test-browser bench lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 demo: setup  ## six runs on the digits that ship with scikit-learn, as a table and side by side in MLflow
 	$(BIN)/python train.py -m backbone=effnetb0,xception unfreeze=0,20,30
+
+check-data: setup  ## what is wrong with a folder of pictures: make check-data dataset.path=DIR (args="..." for more)
+	$(BIN)/python -m thaw.check $(if $(dataset.path),dataset=folder dataset.path="$(dataset.path)") $(args)
 
 train: setup  ## one run: make train args="backbone=vgg16 unfreeze=4"
 	$(BIN)/python train.py $(args)

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def train(config: Config, job: Job) -> Outcome:
     began = time.perf_counter()
     store = tracking.connect(config.tracking.uri, config.store, config.experiment)
     dataset = data.load(config.dataset, config.seed, Path(config.store))
+    if job.first:
+        console().print(dataset.told, markup=False)
     if found := job.finished(config, dataset, store):
         console().print(f"{job.label} · finished before")
         return found
@@ -43,6 +46,8 @@ def train(config: Config, job: Job) -> Outcome:
 
     stages = stage.plan(config.training, config.unfreeze)
     training = {each.name: data.fraction(dataset.train, each.settings.fraction, config.seed) for each in stages}
+    if config.training.class_weights:
+        stages = [replace(each, class_weights=data.class_weights(training[each.name].labels)) for each in stages]
     size, batch_size = config.image_size, config.training.batch_size
 
     # Backbone

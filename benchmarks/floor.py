@@ -59,7 +59,15 @@ def sweep(case: Case) -> None:
     base = backbone.load(settings, weights, case.size, 0, [])
     head = config.Head(pooling="avg", hidden=0, dropout=0.0)
     source = config.Dataset(
-        source="folder", name=None, path=str(case.photographs), image_size=case.size, images_per_class=None
+        source="folder",
+        name=None,
+        path=str(case.photographs),
+        image_size=case.size,
+        images_per_class=None,
+        on_bad="error",
+        max_megapixels=100.0,
+        fold=None,
+        folds=5,
     )
     photographs = data.load(source, 0, case.photographs.parent / "floor")
     net = network.build(base, head, case.classes, case.size, max(case.depths), 0)

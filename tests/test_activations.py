@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import keras
@@ -232,6 +233,26 @@ def resized(split, size):
     return data.Split.of_pixels(split.names, split.labels, np.tile(split.images, (1, repeats, repeats, 1)))
 
 
+def test_where_everything_trains_each_file_is_decoded_once_and_the_numbers_stay(tmp_path, monkeypatch):
+    files, plain = [], images()
+    for number, pixels in enumerate(plain.images):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(files[-1])
+    split, read = replace(plain, images=files), []
+    real = pipeline.read
+    monkeypatch.setattr(pipeline, "read", lambda source, size: read.append(source) or real(source, size))
+    net = build(depth="all")
+    seen = {}
+    for keep in (True, False):
+        read.clear()
+        with activations(tmp_path / "kept", net, ["all"], keep=keep) as kept:
+            seen[keep] = features(kept, net.cut("all"), split, FLIP, range(3))
+        opened = [source for source in read if not isinstance(source, np.ndarray)]
+        assert len(opened) == (24 if keep else 72)
+    for one, other in zip(seen[True], seen[False], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 20, 30])
 @pytest.mark.parametrize(("name", "size"), [(name, size) for name, size, _ in CUTS])
@@ -248,7 +269,10 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
             batches = partial(kept.training_batches, cut, train, 8, (0, 1), FLIP)
             held_out = partial(kept.evaluation_batches, cut, validation, 8)
             trained = stage.train(each, net, cut.tail, batches, held_out, 0, "a", folder(tmp_path / str(keep)), [])
-        history = [{k: v for k, v in epoch.items() if k != "epoch_seconds"} for epoch in trained.history]
+        history = [
+            {k: v for k, v in epoch.items() if k not in ("epoch_seconds", "waiting_seconds")}
+            for epoch in trained.history
+        ]
         results.append((history, net.model.get_weights()))
     assert results[0][0] == results[1][0]
     for one, other in zip(results[0][1], results[1][1], strict=True):

@@ -8,8 +8,12 @@ OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").
 NEEDED = {
     "backbone=keras": ["backbone.name=DenseNet121"],
     "dataset=folder": ["dataset.path={pictures}"],
+    "dataset=table": ["dataset.path={table}"],
+    "dataset=tfds": ["dataset.name=tf_flowers"],
     "weights=file": ["weights.path={weights}"],
 }
+ELSEWHERE = ["weights=imagenet", "training=staged"]
+ELSEWHERE += [f"dataset={name}" for name in ("tfds", "flowers", "food10", "food10_10", "food10_1")]
 
 
 def test_the_groups_are_those_of_the_design():
@@ -30,19 +34,22 @@ def test_the_groups_are_those_of_the_design():
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes(composed, option):
-    overrides = [each.format(pictures="/pictures", weights="/weights.h5") for each in NEEDED.get(option, [])]
+    places = {"pictures": "/pictures", "weights": "/weights.h5", "table": "/labels.csv"}
+    overrides = [each.format(**places) for each in NEEDED.get(option, [])]
     assert composed(option, *overrides).backbone.name
 
 
-@pytest.mark.parametrize("option", [each for each in OPTIONS if each not in ("weights=imagenet", "training=staged")])
+@pytest.mark.parametrize("option", [each for each in OPTIONS if each not in ELSEWHERE])
 def test_every_option_trains_for_one_tiny_epoch(command, pictures, tmp_path, option):
-    """Each on the tiny network, but backbones as they are; `imagenet` needs a network and has its test elsewhere."""
+    """Each on the tiny network, but backbones as they are; what needs a network has its test elsewhere."""
     overrides = [each for each in TINY if not (option.startswith("backbone") and each.startswith("backbone"))]
     if option.startswith("backbone"):
         overrides += ["dataset.image_size=75", "dataset.images_per_class=1", "training.batch_size=2"]
-    folder = pictures({"a": 8, "b": 8}) if option == "dataset=folder" else None
+    folder = pictures({"a": 8, "b": 8}) if option.startswith("dataset") else None
+    table = tmp_path / "labels.csv"
+    table.write_text("file,class\n" + "".join(f"pictures/{c}/{n:03d}.png,{c}\n" for c in "ab" for n in range(8)))
     weights = _weights(tmp_path) if option == "weights=file" else None
-    needed = [each.format(pictures=folder, weights=weights) for each in NEEDED.get(option, [])]
+    needed = [each.format(pictures=folder, weights=weights, table=table) for each in NEEDED.get(option, [])]
     depth, last = ("3", "finetune 1/1") if option.startswith("backbone") else ("0", "head 1/1")
     status, out, err = command(*overrides, option, *needed, f"unfreeze={depth}")
     assert status == 0, err

@@ -9,8 +9,8 @@ from thaw import fingerprint
 @pytest.fixture
 def read(monkeypatch):
     """The paths of the files that were read."""
-    paths, digest = [], fingerprint._digest
-    monkeypatch.setattr(fingerprint, "_digest", lambda path: paths.append(path) or digest(path))
+    paths, examined = [], fingerprint._examined
+    monkeypatch.setattr(fingerprint, "_examined", lambda path, judge: paths.append(path) or examined(path, judge))
     return paths
 
 
@@ -42,3 +42,28 @@ def test_ten_thousand_files_are_remembered(tmp_path, read):
     read.clear()
     assert len(set(fingerprint.of(files, tmp_path / "store"))) == 1
     assert not read
+
+
+def test_what_is_said_of_a_content_is_remembered_wherever_it_lies(tmp_path, read):
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("same")
+    asked = []
+    judge = lambda content: asked.append(content) or "fine"  # noqa: E731
+    for rules in ("a", "a", "b"):
+        said = fingerprint.judged([tmp_path / "one"], tmp_path / "store", rules, judge)
+        assert said == [(hashlib.sha256(b"same").digest(), "fine")]
+    assert len(asked) == 2
+
+
+def test_a_file_that_cannot_be_read_is_said_to_be_so_and_not_remembered(tmp_path, monkeypatch):
+    file = tmp_path / "a"
+    file.write_text("one")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprint.Path, "read_bytes", refuse)
+        said = fingerprint.judged([file], tmp_path / "store", "a", lambda content: "")
+        assert said == [(b"", "cannot be read (Permission denied)")]
+    assert fingerprint.judged([file], tmp_path / "store", "a", lambda content: "")[0][1] == ""

@@ -1,12 +1,9 @@
 import numpy as np
 import pytest
-import tensorflow as tf
-from PIL import Image
 
 from thaw import pipeline
 from thaw.config import Augmentation
 from thaw.data import Split
-from thaw.errors import ThawError
 
 FLIP = Augmentation(name="light", flip=True, rotation=0.0, zoom=0.0, translation=0.0, views=None)
 
@@ -66,35 +63,6 @@ def test_each_epoch_has_views_of_its_own_and_evaluation_has_none():
     assert {int(i[0, 0, 0]) for images, _, _ in pipeline.evaluation_batches(split, 8, 8) for i in images} == {0}
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
-def test_every_kind_of_picture_comes_as_rgb(tmp_path, mode):
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.new("RGB", (20, 10), (200, 200, 200)).convert(mode).save(path)
-    pixels = pipeline.read(path, 8)
-    assert pixels.shape == (8, 8, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels.mean() == pytest.approx(200, abs=56)
-
-
-def test_the_orientation_that_a_camera_noted_is_honoured(tmp_path):
-    image = Image.new("RGB", (40, 20), (0, 0, 0))
-    image.paste((255, 255, 255), (0, 0, 20, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    image.save(tmp_path / "a.png", exif=exif)
-    pixels = pipeline.read(tmp_path / "a.png", 8)
-    assert pixels[4, 0, 0] == 0
-    assert pixels[4, 7, 0] == 255
-
-
-def test_a_truncated_file_is_named(tmp_path):
-    path = tmp_path / "half.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ThawError, match="half.png does not decode"):
-        pipeline.read(path, 8)
-
-
 def test_a_sample_is_of_plain_images_in_full_batches():
     batches = list(pipeline.sample(numbered(40), 8))
     assert [batch.shape for batch in batches] == [(32, 8, 8, 3)] * 2
@@ -119,12 +87,3 @@ def test_rows_of_arrays_come_as_images_would(count):
         tensors = inputs if count > 1 else (inputs,)
         for n, tensor in enumerate(tensors):
             np.testing.assert_array_equal(tensor, np.stack([labels * 2, labels * 2 + 1], 1) * (n + 1))
-
-
-@pytest.mark.parametrize("shape", [(348, 300), (8, 8), (75, 75)])
-def test_images_are_resized_as_keras_does(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
-    expected = tf.image.resize(pixels, (75, 75)).numpy()
-    np.testing.assert_allclose(
-        pipeline.read(pixels, 75).astype(np.float32)[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1.01
-    )

@@ -142,14 +142,24 @@ def test_tags_name_the_commit_and_the_command(finished):
 
 
 def test_the_recorded_model_predicts_what_was_recorded(finished):
-    from thaw import data, pipeline
+    from thaw import data, decoding
     from thaw.config import Dataset
 
     client, run, folder = finished
     model = mlflow.pyfunc.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
-    given = Dataset(source="digits", name="digits", path=None, image_size=32, images_per_class=4)
+    given = Dataset(
+        source="digits",
+        name="digits",
+        path=None,
+        image_size=32,
+        images_per_class=4,
+        on_bad="error",
+        max_megapixels=100.0,
+        fold=None,
+        folds=5,
+    )
     test = data.load(given, 7, folder).test
-    pixels = np.stack([pipeline.read(image, 32) for image in test.images]).astype(np.float32)
+    pixels = np.stack([decoding.read(image, 32) for image in test.images]).astype(np.float32)
     rows = list(csv.DictReader((folder / "predictions.csv").open()))
     assert [row["file"] for row in rows] == list(test.names)
     recorded = np.array([[float(row[str(digit)]) for digit in range(10)] for row in rows])
@@ -221,7 +231,8 @@ def test_what_is_wrong_is_said_in_one_sentence_and_the_status_is_1(command, over
     assert "Traceback" not in err
 
 
-def test_a_file_that_breaks_off_is_named_when_it_is_read(command, pictures):
+def test_a_file_that_breaks_off_after_the_check_is_named_when_it_is_read(command, pictures, monkeypatch):
+    monkeypatch.setattr("thaw.decoding.trouble", lambda content, megapixels: "")
     root = pictures({"a": 8, "b": 8}, size=200)
     for file in root.rglob("*.png"):
         file.write_bytes(file.read_bytes()[:5000])

@@ -11,6 +11,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -70,6 +72,7 @@ class Activations:
             reason = None if kept[number] else "what others use now leaves no room"
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
+            split = self._decoded(split, batch_size) if len(epochs) > 1 else split
             images = pipeline.training_batches(split, self.network.size, batch_size, epochs, seed, views)
             return images if cut.frozen is None else self._online(cut, images)
         order = pipeline.orders(len(split), epochs, seed)
@@ -114,6 +117,29 @@ class Activations:
             For each tensor a memory-mapped array (images, ...) of `settings.dtype`; None if there is no room.
         """
         name = self._name(cut, split, batch_size, views, number)
+        computed = partial(self._computed, cut, split, batch_size, views, number)
+        return self._entry(name, len(split), self._width(cut), self.settings.dtype, computed)
+
+    def _decoded(self, split: Split, batch_size: int) -> Split:
+        """The same images as pixels that are kept, so that each file is decoded once; as they are without room."""
+        width = self.network.size**2 * 3
+        if isinstance(split.images, np.ndarray) or not self.settings.keep:
+            return split
+        if len(split) * width / 1e9 > self.settings.max_gigabytes:
+            return split
+
+        def decoded() -> Iterator[tuple]:
+            for images, *_ in pipeline.evaluation_batches(split, self.network.size, batch_size):
+                yield ([images.numpy()],)
+
+        parts = ["pixels", self.network.size, split.digest, signature.code()]
+        arrays = self._entry(_hash(parts), len(split), width, "uint8", decoded)
+        return replace(split, images=arrays[0]) if arrays else split
+
+    def _entry(
+        self, name: str, images: int, width: int, dtype: str, computed: Callable[[], Iterator[tuple]]
+    ) -> list[np.ndarray] | None:
+        """The arrays of that name, computed first if they are not there; None if there is no room."""
         lock = ReadWriteLock(self.folder / "locks" / f"{name}.db")
         while True:
             lock.acquire_read()
@@ -125,9 +151,9 @@ class Activations:
             lock.release()
             with lock.write_lock():
                 if self._open(name) is None:  # else another process has just computed it
-                    if not self._make_room(len(split) * self._width(cut) / 1e9):
+                    if not self._make_room(images * width / 1e9):
                         return None
-                    self._write(name, len(split), self._computed(cut, split, batch_size, views, number))
+                    self._write(name, images, dtype, computed())
 
     def _computed(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> Iterator[tuple]:
         """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
@@ -176,7 +202,7 @@ class Activations:
             "view": None if number is None else [views.policy.model_dump(), views.seed, number],
             "kept": [self.settings.dtype, batch_size, tf.__version__, keras.__version__, signature.code()],
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        return _hash(parts)
 
     def _open(self, name: str) -> list[np.ndarray] | None:
         """The arrays of an entry; None where there is none or it is damaged."""
@@ -194,18 +220,16 @@ class Activations:
             os.replace(entry, entry.with_suffix(".partial"))
             return None
 
-    def _write(self, name: str, images: int, batches: Iterator[tuple]) -> None:
-        partial = self.folder / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+    def _write(self, name: str, images: int, dtype: str, batches: Iterator[tuple]) -> None:
+        place = self.folder / f"{name}.partial"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
         arrays: list[np.memmap] = []
         done = 0
         for tensors, *_ in batches:
             if not arrays:
                 arrays = [
-                    np.lib.format.open_memmap(
-                        partial / f"{n}.npy", "w+", self.settings.dtype, (images, *each.shape[1:])
-                    )
+                    np.lib.format.open_memmap(place / f"{n}.npy", "w+", dtype, (images, *each.shape[1:]))
                     for n, each in enumerate(tensors)
                 ]
             for array, tensor in zip(arrays, tensors, strict=True):
@@ -214,8 +238,8 @@ class Activations:
         for array in arrays:
             array.flush()
         files = [f"{n}.npy" for n in range(len(arrays))]
-        (partial / "digests.json").write_text(json.dumps({file: _digest(partial / file) for file in files}))
-        os.replace(partial, self.folder / name)
+        (place / "digests.json").write_text(json.dumps({file: _digest(place / file) for file in files}))
+        os.replace(place, self.folder / name)
 
     def _make_room(self, gigabytes: float) -> bool:
         """Remove the entries that were used longest ago until there is room, but none that anybody reads."""
@@ -233,6 +257,10 @@ class Activations:
             except (Timeout, RuntimeError):  # read by another process, or by this one
                 continue
         return total <= self.settings.max_gigabytes
+
+
+def _hash(parts: list | dict) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _single(tensors: list):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from mlflow.entities import Run
 
-from thaw import pipeline, prediction
+from thaw import decoding, prediction
 from thaw.errors import ThawError
 from thaw.prediction import Picture
 from thaw.tracking import Store
@@ -101,7 +101,7 @@ def classify(
         read: list[tuple[Picture, np.ndarray]] = []
         for picture in pictures[first : first + BATCH]:
             try:
-                read.append((picture, pipeline.read(picture.source, classifier.size)))
+                read.append((picture, decoding.read(picture.source, classifier.size, decoding.MEGAPIXELS)))
             except ThawError as error:
                 unreadable.append(str(error))
         if not read:

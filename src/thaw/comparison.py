@@ -20,7 +20,16 @@ from thaw.tracking import Store
 
 SHORT = ("backbone", "weights", "dataset", "fraction", "augmentation", "unfreeze", "head", "training")
 # What differs between runs without being a choice that one would compare.
-ASIDE = ("seed", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri", "tracking.experiment")
+ASIDE = (
+    "seed",
+    "dataset.fold",
+    "threads",
+    "store",
+    "weights.sha256",
+    "backbone.layers",
+    "tracking.uri",
+    "tracking.experiment",
+)
 TESTED = 4  # of the best variants, each against each other
 LOWER_IS_BETTER = ("loss", "seconds", "parameters")
 

@@ -40,14 +40,42 @@ class Weights(Section):
     path: str | None = None
 
 
-class Dataset(Section):
-    """The pictures; `image_size` in px a side, null for the backbone's own."""
+class Columns(Section):
+    """What the columns of a table are called; `split` may be absent from it."""
 
-    source: Literal["digits", "folder"]
+    image: str
+    label: str
+    split: str
+
+
+class Dataset(Section):
+    """The pictures; `image_size` in px a side, null for the backbone's own.
+
+    With `fold` all images are divided into `folds` parts of each class, and that one, counted from 0, is tested on.
+    """
+
+    source: str
     name: str | None
-    path: str | None
+    path: str | None = None
+    root: str | None = None
+    columns: Columns | None = None
+    url: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     image_size: int | None = Field(ge=1)
     images_per_class: int | None = Field(ge=1)
+    on_bad: Literal["error", "skip"]
+    max_megapixels: float = Field(gt=0)
+    fold: int | None = Field(ge=0)
+    folds: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _has_the_fold(self) -> "Dataset":
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"dataset.fold={self.fold} is not allowed with dataset.folds={self.folds}; give one from 0 to "
+                f"{self.folds - 1}"
+            )
+        return self
 
 
 class Augmentation(Section):
@@ -86,6 +114,7 @@ class Training(Section):
     """Both stages, and which epoch's weights each hands on."""
 
     batch_size: int = Field(ge=1)
+    class_weights: Literal["balanced"] | None
     evaluate: Literal["best", "last"]
     head: Stage
     finetune: Stage
@@ -157,7 +186,8 @@ class Config(Section):
     @property
     def dataset_name(self) -> str:
         """What to call the dataset: its name, or else the last part of its path."""
-        return self.dataset.name or Path(self.dataset.path).resolve().name
+        path = Path(self.dataset.path or "").resolve()
+        return self.dataset.name or (path.stem if self.dataset.source == "table" else path.name)
 
 
 def check(composed: DictConfig) -> Config:

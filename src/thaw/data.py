@@ -1,24 +1,23 @@
 """A dataset: class names and three splits of labelled images, and any fraction of a split.
 
 What belongs to which split is decided by a hash of the seed and the image's name alone, so that it does not
-depend on the order of files, the platform or where the folder lies. Pixels are read in `pipeline`.
+depend on the order of files, the platform or where the folder lies. Images come from `sources`, and pixels are read in
+`decoding`.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from thaw import config, fingerprint
+from thaw import check, config
 from thaw.errors import ThawError
+from thaw.sources import SOURCES
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
-IGNORED = {"thumbs.db", "desktop.ini"}
 HELD_OUT = 0.15  # of the images of a class, for the validation and for the test split each
 
 
@@ -68,13 +67,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Class names in the order of the labels, and the three splits."""
+    """Class names in the order of the labels, the three splits, and what was left out, by name, with the reason."""
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
         """A short hash of every image's name, class and split."""
@@ -85,23 +85,66 @@ class Dataset:
         ]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
+    @property
+    def told(self) -> str:
+        """How large it is and how even, in one sentence."""
+        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        least, most = counts.min(), counts.max()
+        told = (
+            f"{self.name}: {len(self.class_names)} classes, {len(self.train)} training, {len(self.validation)} "
+            f"validation and {len(self.test)} test images; {least} to {most} training images a class"
+        )
+        if most > check.UNEVEN * least:
+            told += ", which training.class_weights=balanced would make up for"
+        return told + (f"; {len(self.left_out)} entries left out" if self.left_out else "")
+
     def splits(self) -> dict[str, Split]:
         """The splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
 def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
-    """The dataset that the configuration names.
+    """The dataset that the configuration names, checked and divided.
 
     Args:
         dataset: which.
         seed: of the run.
-        store: the folder that remembers the contents of files.
+        store: the folder that remembers what files hold.
 
     Raises:
-        ThawError: there is no such folder, it has fewer than two classes, a class lacks images, or a file is no image.
+        ThawError: there is no such dataset, or something in it cannot be used and is not to be left out.
     """
-    loaded = SOURCES[dataset.source](dataset, seed, store)
+    if dataset.source not in SOURCES:
+        known = list(SOURCES)
+        told = f"dataset.source={dataset.source} is not known; it is one of {', '.join(known)}"
+        raise ThawError(f"{told}{config.nearest(dataset.source, known)}")
+    listing = SOURCES[dataset.source](dataset, store)
+    given = set() if dataset.fold is not None else set(listing.splits or ())
+    if given:
+        least = {name: 1 for name in ("train", "validation", "test") if name in given}
+        if "validation" not in given:
+            least["train"] = 2
+    else:
+        listing.splits = None  # with folds, all images are divided anew
+        least = {"": 3 if dataset.fold is None else max(3, dataset.folds)}
+    found = check.examine(listing, least, dataset.max_megapixels, store)
+    if found.left_out and dataset.on_bad == "error":
+        raise ThawError(
+            f"{listing.name} has {len(found.left_out)} entries that cannot be used:\n{found.told}\n"
+            "Mend or remove them, or leave them out with dataset.on_bad=skip"
+        )
+    class_names = tuple(sorted({listing.classes[index] for index in found.used}))
+    number = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([number[listing.classes[index]] for index in found.used], np.int32)
+    images = listing.images
+    whole = Split(
+        tuple(listing.names[index] for index in found.used),
+        labels,
+        images[found.used] if isinstance(images, np.ndarray) else [images[index] for index in found.used],
+        tuple(found.contents[index] for index in found.used),
+    )
+    splits = [listing.splits[index] for index in found.used] if given else None
+    loaded = Dataset(listing.name, class_names, *_parts(whole, splits, dataset, seed), found.left_out)
     if dataset.images_per_class is None:
         return loaded
     few = {
@@ -119,114 +162,69 @@ def fraction(split: Split, percent: float, seed: int) -> Split:
     return _first(split, _ranks(split.names, seed), lambda n: max(1, math.floor(n * percent / 100 + 0.5)))
 
 
-def _digits(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
-    """1,797 scans of handwritten digits, 8 x 8 px (UCI "Optical Recognition of Handwritten Digits", test part)."""
-    from sklearn.datasets import load_digits
-
-    scans = load_digits()
-    pixels = np.round(scans.images * (255 / 16)).astype(np.uint8)
-    names = tuple(f"digits/{index:04d}" for index in range(len(pixels)))
-    whole = Split.of_pixels(names, scans.target.astype(np.int32), pixels)
-    train, validation, test = _divide(whole, seed, 2)
-    return Dataset(dataset.name, tuple(map(str, scans.target_names)), train, validation, test)
+def class_weights(labels: np.ndarray) -> tuple[float, ...]:
+    """For each class the weight that makes all count alike: images / (classes x images of the class)."""
+    counts = np.bincount(labels)
+    return tuple((len(labels) / (len(counts) * counts)).tolist())
 
 
-def _folder(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
-    """One folder per class, either below `train/`, `test/` and perhaps `val/`, or directly."""
-    root = Path(dataset.path).expanduser()
-    if not root.is_dir():
-        raise ThawError(f"dataset.path={dataset.path} is not a folder; give one that has a folder of images per class")
-    name = dataset.name or root.resolve().name
-    parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
-    if "train" not in parts and "test" not in parts:
-        class_names = _class_names(root)
-        train, validation, test = _divide(_scan(root, root, class_names, store), seed, 2)
-        return Dataset(name, class_names, train, validation, test)
-    if "train" not in parts or "test" not in parts:
-        absent = "train" if "test" in parts else "test"
-        raise ThawError(f"{root} has no folder {absent}; with train/ there must be test/, and the other way round")
-    class_names = _class_names(parts["train"])
-    for folder in parts.values():
-        if difference := set(class_names).symmetric_difference(_class_names(folder)):
-            raise ThawError(
-                f"{folder} and {parts['train']} do not have the same classes; only one of them has "
-                f"{', '.join(sorted(difference))}"
-            )
-    found = {part: _scan(folder, root, class_names, store) for part, folder in parts.items()}
-    if "val" in found:
-        return Dataset(name, class_names, found["train"], found["val"], found["test"])
-    train, validation = _divide(found["train"], seed, 1)
-    return Dataset(name, class_names, train, validation, found["test"])
+def _parts(whole: Split, splits: list[str] | None, dataset: config.Dataset, seed: int) -> list[Split]:
+    """Training, validation and test images: as they were given, as the fold says, or divided here."""
+    if splits is not None:
+        given = {name: whole.take(np.flatnonzero([each == name for each in splits])) for name in set(splits)}
+        if "validation" not in given:
+            given["train"], given["validation"] = _held_out(given["train"], seed, 1)
+        return [given["train"], given["validation"], given["test"]]
+    if dataset.fold is None:
+        return _held_out(whole, seed, 2)
+    rest, test = _assigned(whole, seed, 2, lambda place, _: int(place % dataset.folds == dataset.fold))
+    return [*_held_out(rest, seed, 1), test]
 
 
-SOURCES: dict[str, Callable[[config.Dataset, int, Path], Dataset]] = {"digits": _digits, "folder": _folder}
+def _held_out(whole: Split, seed: int, parts: int) -> list[Split]:
+    """`whole` without some parts, then these parts, each `HELD_OUT` of every class and at least one image."""
+
+    def part(place: int, count: int) -> int:
+        behind = place // max(1, math.floor(count * HELD_OUT + 0.5))
+        return behind + 1 if behind < parts else 0
+
+    return _assigned(whole, seed, parts + 1, part)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")))
-    if len(names) < 2:
-        found = f"only {names[0]}" if names else "none"
-        raise ThawError(f"{folder} needs at least two classes, each a folder of images; it has {found}")
-    return names
+def _assigned(whole: Split, seed: int, parts: int, part: Callable[[int, int], int]) -> list[Split]:
+    """`whole` in parts, none of them without an image of each class; copies of one image go together.
 
-
-def _scan(folder: Path, root: Path, class_names: tuple[str, ...], store: Path) -> Split:
-    """Every image below `folder`, named by its path below `root`."""
-    files, labels = [], []
-    for label, class_name in enumerate(class_names):
-        below = (path for path in sorted((folder / class_name).rglob("*")) if path.is_file())
-        images = [path for path in below if not path.name.startswith(".") and path.name.lower() not in IGNORED]
-        if not images:
-            raise ThawError(f"The class {class_name} has no images in {folder}; add some or remove its folder")
-        files += images
-        labels += [label] * len(images)
-    if wrong := [path for path in files if not _is_image(path)]:
-        named = ", ".join(map(str, wrong[:5])) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise ThawError(f"Not an image: {named}; mend or remove (allowed are {', '.join(sorted(ENDINGS))})")
-    names = tuple(path.relative_to(root).as_posix() for path in files)
-    return Split(names, np.array(labels, np.int32), files, tuple(fingerprint.of(files, store)))
-
-
-def _is_image(path: Path) -> bool:
-    """Whether the ending is one of ours and the file opens as an image; pixels are not decoded yet."""
-    if path.suffix.lower() not in ENDINGS:
-        return False
-    try:
-        with Image.open(path):
-            return True
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return False
-
-
-def _divide(whole: Split, seed: int, held_out: int) -> list[Split]:
-    """`whole` without `held_out` parts, then these parts, each `HELD_OUT` of every class and at least one image."""
-    ranks = _ranks(whole.names, seed)
-    members: list[list[int]] = [[] for _ in range(held_out + 1)]
-    for label, (indices, name) in _by_class(whole, ranks).items():
-        if len(indices) <= held_out:
-            raise ThawError(
-                f"The class {Path(name).parent.name or label} has {len(indices)} images, which cannot be divided into "
-                f"{held_out + 1} splits; give it at least {held_out + 1}"
-            )
-        size = max(1, math.floor(len(indices) * HELD_OUT + 0.5))
-        for part in range(held_out):
-            members[part + 1] += indices[part * size : (part + 1) * size]
-        members[0] += indices[held_out * size :]
+    Args:
+        whole: the images.
+        seed: of their order.
+        parts: how many.
+        part: for a place in the order of a class and how many different images that has, the number of a part.
+    """
+    members: list[list[int]] = [[] for _ in range(parts)]
+    for indices in _by_class(whole, _ranks(whole.names, seed)):
+        copies: dict[bytes, list[int]] = {}
+        for index in indices:
+            copies.setdefault(whole.contents[index], []).append(index)
+        if len(copies) < parts:
+            told = f"{whole.names[indices[0]]} and the others of its class are {len(copies)} different images"
+            raise ThawError(f"{told}, which cannot be divided into {parts} parts; add some")
+        for place, group in enumerate(copies.values()):
+            members[part(place, len(copies))] += group
     return [whole.take(np.sort(np.array(each))) for each in members]
 
 
 def _first(split: Split, ranks: list[bytes], count: Callable[[int], int]) -> Split:
     """The first `count(n)` of the n images of each class in the order of `ranks`."""
-    chosen = [index for indices, _ in _by_class(split, ranks).values() for index in indices[: count(len(indices))]]
+    chosen = [index for indices in _by_class(split, ranks) for index in indices[: count(len(indices))]]
     return split.take(np.sort(np.array(chosen)))
 
 
-def _by_class(split: Split, ranks: list[bytes]) -> dict[int, tuple[list[int], str]]:
-    """For each label its images' indices in the order of `ranks`, and the name of one."""
+def _by_class(split: Split, ranks: list[bytes]) -> list[list[int]]:
+    """For each class its images' indices in the order of `ranks`."""
     found: dict[int, list[int]] = {}
     for index in sorted(range(len(split)), key=ranks.__getitem__):
         found.setdefault(int(split.labels[index]), []).append(index)
-    return {label: (found[label], split.names[found[label][0]]) for label in sorted(found)}
+    return [found[label] for label in sorted(found)]
 
 
 def _ranks(names: Sequence[str], seed: int) -> list[bytes]:

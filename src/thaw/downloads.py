@@ -1,12 +1,21 @@
-"""Downloads that fail in seconds, rather than hang, where there is no network."""
+"""Downloads that fail in seconds, rather than hang, where there is no network; archives, unpacked once."""
 
 import contextlib
+import hashlib
+import os
 import socket
+import tarfile
 import threading
 import urllib.request
+import zipfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
 from urllib.error import URLError
+from urllib.parse import urlsplit
+
+from thaw import durable
+from thaw.errors import ThawError
 
 REACH_SECONDS = 5.0  # for a first answer of a host
 SILENCE_SECONDS = 60.0  # without a byte
@@ -15,17 +24,24 @@ KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its ap
 
 @contextlib.contextmanager
 def hurried() -> Iterator[None]:
-    """Within it, a download whose host cannot be reached in a few seconds fails."""
+    """Within it, a download fails whose host cannot be reached in a few seconds, or falls silent."""
 
-    class Hurried(urllib.request.HTTPSHandler):
+    def checked(request: urllib.request.Request, port: int) -> urllib.request.Request:
+        host, _, given = request.host.partition(":")
+        if not reachable(host, int(given or port)):
+            raise URLError(f"{host} cannot be reached")
+        request.timeout = SILENCE_SECONDS
+        return request
+
+    class Secure(urllib.request.HTTPSHandler):
         def https_open(self, request):
-            host, _, port = request.host.partition(":")
-            if not reachable(host, int(port or 443)):
-                raise URLError(f"{host} cannot be reached")
-            request.timeout = SILENCE_SECONDS
-            return super().https_open(request)
+            return super().https_open(checked(request, 443))
 
-    urllib.request.install_opener(urllib.request.build_opener(Hurried))
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, request):
+            return super().http_open(checked(request, 80))
+
+    urllib.request.install_opener(urllib.request.build_opener(Secure, Plain))
     try:
         yield
     finally:
@@ -48,3 +64,54 @@ def reachable(host: str, port: int = 443) -> bool:
     attempt.start()
     attempt.join(REACH_SECONDS)
     return connected.is_set()
+
+
+def unpacked(url: str, sha256: str | None) -> Path:
+    """The folder with what is in an archive: downloaded and unpacked into Keras' cache, unless it is there.
+
+    Args:
+        url: of a zip or tar file.
+        sha256: of that file, 64 hexadecimal digits; None: not known.
+
+    Raises:
+        ThawError: it cannot be downloaded, is not the right one, is damaged, or would write elsewhere.
+    """
+    cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+    name = PurePosixPath(urlsplit(url).path).name
+    digest = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:10]
+    return durable.made(cache / f"{name.partition('.')[0]}-{digest}", partial(_fetch, url, sha256, name))
+
+
+def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
+    from keras.utils import get_file
+
+    try:
+        with hurried():
+            archive = get_file(
+                name, url, file_hash=sha256, hash_algorithm="sha256", cache_dir=folder, cache_subdir="download"
+            )
+    except Exception as error:  # Keras raises plain ones
+        reason = " ".join(str(error).split())
+        raise ThawError(
+            f"{url} cannot be downloaded ({reason}); give the command again, or another dataset.url"
+        ) from error
+    _unpack(Path(archive), url, folder)
+    Path(archive).unlink()
+    Path(archive).parent.rmdir()
+
+
+def _unpack(archive: Path, url: str, folder: Path) -> None:
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                outside = [each for each in opened.namelist() if each.startswith("/") or ".." in Path(each).parts]
+                if outside:
+                    raise ThawError(f"{url} would write {outside[0]}, which lies outside of its folder; do not use it")
+                opened.extractall(folder)
+        else:
+            with tarfile.open(archive) as opened:
+                opened.extractall(folder, filter="data")
+    except tarfile.FilterError as error:
+        raise ThawError(f"{url} would write outside of its folder ({error}); do not use it") from error
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise ThawError(f"{url} is no whole zip or tar file ({error}); check dataset.url") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file."""
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def made(path: Path, fill: Callable[[Path], None]) -> Path:
+    """A folder that is filled once, by one process, and is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not path.is_dir():
+            partial = path.with_name(f"new-{path.name}")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that died here
+            partial.mkdir()
+            fill(partial)
+            os.replace(partial, path)
+            flush(path.parent)
+    return path
 
 
 def flush(path: Path) -> None:

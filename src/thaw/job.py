@@ -71,6 +71,11 @@ class Job:
     threads: int
     live: bool
 
+    @property
+    def first(self) -> bool:
+        """Whether no other run of the command was before it."""
+        return self.sweep is None or self.launch.name == "0"
+
     def depths(self, config: Config) -> list[int | str]:
         """How deep the run and the others of its sweep unfreeze the backbone."""
         others = self.sweep.values.get("unfreeze", []) if self.sweep else []

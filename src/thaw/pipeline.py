@@ -6,38 +6,16 @@ weigh nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
 
 from thaw.augmentation import view
 from thaw.config import Augmentation
 from thaw.data import Split
-from thaw.errors import ThawError
+from thaw.decoding import read
 
 SAMPLE = 512  # images: enough for the statistics of batch normalisation
-
-
-def read(source: Path | np.ndarray, size: int) -> np.ndarray:
-    """One image, from a file or from pixels.
-
-    Returns:
-        uint8 (size, size, 3) in RGB, squeezed to a square as `keras.utils.image_dataset_from_directory` does.
-
-    Raises:
-        ThawError: the file does not decode.
-    """
-    if isinstance(source, np.ndarray):
-        return _square(Image.fromarray(source), size)
-    try:
-        with Image.open(source) as image:
-            image.draft("RGB", (2 * size, 2 * size))  # lets JPEG skip detail that resizing would drop anyway
-            return _square(ImageOps.exif_transpose(image), size)
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ThawError(f"{source} does not decode as an image ({reason}); mend or remove it") from error
 
 
 @dataclass(frozen=True)
@@ -189,11 +167,3 @@ def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, v
 
     images = places.map(loaded, tf.data.AUTOTUNE, deterministic=True)
     return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-
-
-def _square(image: Image.Image, size: int) -> np.ndarray:
-    image = image.convert("RGB")
-    # Bilinear without antialiasing, as Keras' own loader does it: results can be held against notebooks. On real
-    # photographs with MobileNetV2's ImageNet weights antialiasing cost more than a point of accuracy (three seeds).
-    scale = (image.width / size, 0, 0, 0, image.height / size, 0)
-    return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))

@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from thaw import data, records
+from thaw import data, decoding, records
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
 from thaw.tracking import BEST_FIRST, Store
@@ -75,7 +75,7 @@ def files(given: list[str]) -> list[Picture]:
     for each in given:
         path = Path(each).expanduser()
         if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.ENDINGS)
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in decoding.ENDINGS)
         else:
             below = [path] if path.exists() else [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
         if not below:

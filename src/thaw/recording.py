@@ -56,11 +56,12 @@ def describe_data(record: Record, config: Config, dataset: Dataset, training: di
     stages_of = {name: set(split.names) for name, split in training.items()}
     with (record.files / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "class", "split", "stages"])
+        writer.writerow(["file", "class", "split", "stages", "left out"])
         for split_name, split in dataset.splits().items():
             for name, label in zip(split.names, split.labels, strict=True):
                 stages = [stage for stage, names in stages_of.items() if name in names]
-                writer.writerow([name, dataset.class_names[label], split_name, " ".join(stages)])
+                writer.writerow([name, dataset.class_names[label], split_name, " ".join(stages), ""])
+        writer.writerows([name, "", "", "", reason] for name, reason in sorted(dataset.left_out.items()))
 
 
 def describe_network(record: Record, config: Config, job: Job, backbone: Backbone, network: Network) -> None:
@@ -158,6 +159,7 @@ def results(
             "seconds": seconds,
             "training_seconds": training_seconds,
             "images_per_second": images / training_seconds,
+            "waiting_share": sum(epoch["waiting_seconds"] for epoch in history) / training_seconds,
             "trainable_parameters": sum(
                 v.shape.num_elements() for v in network.model.trainable_variables if v.path in trains
             ),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from thaw.stage import Stage
 
 # The code whose change may change a result; what is computed from unchanged code is the same with and without a cache.
-SHAPING = ("activations", "augmentation", "backbone", "data", "evaluation", "network", "pipeline", "stage")
+SHAPING = ("activations", "augmentation", "backbone", "data", "decoding", "evaluation", "network", "pipeline", "stage")
 
 # What a run is called, where its parts lie, who records it and how fast it is done.
 IRRELEVANT = {
@@ -32,7 +32,7 @@ IRRELEVANT = {
     "threads": True,
     "rerun": True,
     "question": True,
-    "dataset": {"name", "path"},
+    "dataset": {"source", "name", "path", "root", "columns", "url", "sha256", "on_bad", "max_megapixels"},
     "weights": {"path"},
     "augmentation": {"name"},
     "activations": {"keep", "max_gigabytes"},
@@ -84,6 +84,7 @@ def of_stage(stage: "Stage", config: Config, network: "Network", dataset: Datase
     """
     parts = {
         "stage": [stage.name, stage.number, stage.depth, stage.first_epoch, stage.evaluate],
+        "class_weights": stage.class_weights,
         "settings": stage.settings.model_dump(exclude={"fraction"}),  # the images say which they are
         "batch_size": config.training.batch_size,
         "head": config.head.model_dump(),

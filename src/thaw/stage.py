@@ -31,6 +31,7 @@ class Stage:
         first_epoch: the number of its first epoch, running on from the stage before.
         settings: epochs, learning rate and the like.
         evaluate: which epoch's weights it leaves behind, `best` by validation loss or the `last`.
+        class_weights: how much each class weighs in the loss that training minimises; None: all the same.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Stage:
     first_epoch: int
     settings: config.Stage
     evaluate: str
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def epochs(self) -> range:
@@ -97,7 +99,7 @@ def train(
     """
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
-    _compile(model, stage.settings)
+    _compile(model, stage)
     if (folder / "done.json").exists():
         done = Trained(**json.loads((folder / "done.json").read_text()))
         _tell(callbacks, model, stage, done.history)
@@ -107,10 +109,12 @@ def train(
     _tell(callbacks, model, stage, history)
     left = stage.epochs[len(history) :]
     if left and not _stalled(history, stage.settings.patience):
-        training = batches(left)
+        waiting = _Waiting()
+        training = waiting.noticed(batches(left))
         by = list(dict.fromkeys([*by, run]))
         own = [
             _Seeds((seed, stage.number)),
+            waiting,
             _History(history, stage.settings.patience),
             _Best(folder / "best.weights.h5", history[:]),
             _State(folder / "state.npz", history, by),
@@ -136,10 +140,23 @@ OPTIMIZERS = {
 }
 
 
-def _compile(model: keras.Model, settings: config.Stage) -> None:
+class _Balanced(keras.losses.Loss):
+    """Cross-entropy, each image weighing as its class does."""
+
+    def __init__(self, class_weights: tuple[float, ...]):
+        super().__init__(reduction="mean_with_sample_weight")
+        self.class_weights = tf.constant(class_weights, tf.float32)
+
+    def call(self, y_true, y_pred):
+        plain = keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+        return plain * tf.gather(self.class_weights, tf.cast(tf.reshape(y_true, [-1]), tf.int32))
+
+
+def _compile(model: keras.Model, stage: Stage) -> None:
+    plain = keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
     model.compile(
-        optimizer=OPTIMIZERS[settings.optimizer](settings.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight"),
+        optimizer=OPTIMIZERS[stage.settings.optimizer](stage.settings.learning_rate),
+        loss=_Balanced(stage.class_weights) if stage.class_weights else plain,
         # Keras' own running loss counts every batch as full; a metric of the same name takes its place in the logs.
         weighted_metrics=[
             keras.metrics.SparseCategoricalCrossentropy("loss"),
@@ -205,6 +222,34 @@ class _Seeds(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         reseed(self.model, (*self.seed, epoch))
+
+
+class _Waiting(keras.callbacks.Callback):
+    """Measures how long the steps of an epoch wait for their batches."""
+
+    def noticed(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """The same batches, whose arrival is noticed."""
+
+        def arrived() -> np.float64:
+            self.seconds += time.perf_counter() - self.asked
+            return np.float64(0)
+
+        def passed(*batch):
+            with tf.control_dependencies([tf.numpy_function(arrived, [], tf.float64)]):
+                return tf.nest.map_structure(tf.identity, batch)
+
+        options = tf.data.Options()
+        options.experimental_optimization.inject_prefetch = False  # it would fetch before anybody asks
+        return batches.map(passed).with_options(options)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.seconds = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.asked = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["waiting_seconds"] = self.seconds
 
 
 class _History(keras.callbacks.Callback):

@@ -100,7 +100,13 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
 
     store = tracking.connect(settings.tracking.uri, settings.store, settings.experiment)
     values = composition.values(varied)
-    same = [settings.experiment, store.name, settings.dataset.path, sorted(values), _without(settings, list(values))]
+    same = [
+        settings.experiment,
+        store.name,
+        settings.dataset.path or settings.dataset.url,
+        sorted(values),
+        _without(settings, list(values)),
+    ]
 
     def numbered(number: int) -> Path:
         return place(Path(settings.store, "sweeps"), " ".join(values), [same, number])

@@ -1,0 +1,161 @@
+"""Whether a dataset can be trusted: files that do not decode, images in two splits or under two labels, thin classes.
+
+`make check-data dataset.path=DIR` does it alone.
+"""
+
+import hashlib
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from thaw import decoding, fingerprint
+from thaw.errors import ThawError
+from thaw.sources import Listing
+
+TOLD = 50  # lines about single images; more are only counted
+UNEVEN = 10  # times as many images in the largest class as in the smallest
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check came to.
+
+    Attributes:
+        contents: the SHA-256 of each image of the listing.
+        left_out: what cannot be used, by name, and why; files that were no candidates included.
+        used: the indices of the images that can be used.
+    """
+
+    contents: list[bytes]
+    left_out: dict[str, str]
+    used: np.ndarray
+
+    @property
+    def told(self) -> str:
+        """All that cannot be used, a line each."""
+        lines = [f"  {name}: {reason}" for name, reason in sorted(self.left_out.items())]
+        more = [f"  and {len(lines) - TOLD} more"] if len(lines) > TOLD else []
+        return "\n".join([*lines[:TOLD], *more])
+
+
+def examine(listing: Listing, least: dict[str, int], megapixels: float, store: Path) -> Findings:
+    """Check every image of a dataset, once for each content.
+
+    Args:
+        listing: as the source has it.
+        least: how many images each class needs in each split; under the empty name, altogether.
+        megapixels: a file with more is not decoded.
+        store: the folder that remembers what was found.
+
+    Raises:
+        ThawError: what can be used has fewer than two classes.
+    """
+    contents, reasons = _contents(listing, megapixels, store)
+    reasons |= _contradictions(listing, contents, reasons)
+    left = [index for index in range(len(listing.names)) if index not in reasons]
+    short = _short_classes(listing, left, least)
+    reasons |= {index: short[listing.classes[index]] for index in left if listing.classes[index] in short}
+    left_out = listing.refused | {listing.names[index]: reason for index, reason in reasons.items()}
+    left_out |= {f"class {name}": reason for name, reason in short.items()}
+    used = np.array([index for index in left if index not in reasons], np.int64)
+    if len({listing.classes[index] for index in used}) < 2:
+        named = sorted(set(listing.class_names))
+        found = f"it has {', '.join(named[:5])}{' and more' * (len(named) > 5)}" if named else "it has none"
+        said = f", of which these cannot be used:\n{Findings(contents, left_out, used).told}" if left_out else ""
+        raise ThawError(f"{listing.name} needs at least two classes, each a folder of images; {found}{said}")
+    return Findings(contents, left_out, used)
+
+
+def _contents(listing: Listing, megapixels: float, store: Path) -> tuple[list[bytes], dict[int, str]]:
+    """The SHA-256 of each image, and which do not decode, and why."""
+    if isinstance(listing.images, np.ndarray):
+        return [hashlib.sha256(image.tobytes()).digest() for image in listing.images], {}
+    rules = f"{decoding.VERSION}, up to {megapixels:g} megapixels"
+    judge = partial(decoding.trouble, megapixels=megapixels)
+    judged = fingerprint.judged(listing.images, store, rules, judge)
+    return [digest for digest, _ in judged], {index: said for index, (_, said) in enumerate(judged) if said}
+
+
+def _contradictions(listing: Listing, contents: list[bytes], known: dict[int, str]) -> dict[int, str]:
+    """The same image under two labels is of no use in any place; in two splits only the one that is tested stays."""
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for index, content in enumerate(contents):
+        if index not in known:
+            same[content].append(index)
+    found = {}
+    for indices in same.values():
+        first, *others = indices
+        if not others:
+            continue
+        if other := next((each for each in others if listing.classes[each] != listing.classes[first]), None):
+            for index in indices:
+                another = other if listing.classes[index] == listing.classes[first] else first
+                found[index] = f"is the same image as {listing.names[another]}, which has another label"
+        elif listing.splits and len({listing.splits[index] for index in indices}) > 1:
+            stays = min(indices, key=lambda index: ("test", "validation", "train").index(listing.splits[index]))
+            for index in indices:
+                if listing.splits[index] != listing.splits[stays]:
+                    found[index] = f"is the same image as {listing.names[stays]}, which is in another split"
+    return found
+
+
+def _short_classes(listing: Listing, left: Iterable[int], least: dict[str, int]) -> dict[str, str]:
+    """The classes with fewer images than the splits need, and the first that they lack."""
+    counts = Counter((listing.splits[index] if listing.splits else "", listing.classes[index]) for index in left)
+    found: dict[str, str] = {}
+    for name in sorted(set(listing.class_names)):
+        for split, needed in least.items():
+            if counts[split, name] < needed:
+                where = f" in {split}" if split else ""
+                found.setdefault(name, f"has {counts[split, name]} usable images{where}, and needs {needed} or more")
+    return found
+
+
+def balance(class_names: Sequence[str], labels: dict[str, np.ndarray]) -> list[list[str]]:
+    """How many images of each class each split has, a line for each class."""
+    counts = {split: np.bincount(each, minlength=len(class_names)) for split, each in labels.items()}
+    return [[name, *(str(each[number]) for each in counts.values())] for number, name in enumerate(class_names)]
+
+
+def main() -> int:
+    """`make check-data`: what is wrong with a dataset, and the balance of its classes; status 1 if anything is."""
+    from hydra import compose, initialize_config_dir
+    from rich.console import Console
+    from rich.table import Table
+
+    from thaw import composition, data
+    from thaw.config import check
+    from thaw.errors import sentence
+
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        composition.register()
+        with initialize_config_dir(str(composition.CONF), version_base="1.3"):
+            settings = check(compose("config", [*sys.argv[1:], "dataset.on_bad=skip"]))
+        dataset = data.load(settings.dataset, settings.seed, Path(settings.store))
+    except Exception as error:
+        told = sentence(error) or composition.explain(error)
+        if told is None:
+            raise
+        console.print(told, markup=False)
+        return 1
+    labels = {name: split.labels for name, split in dataset.splits().items()}
+    shown = Table("class", *labels, title=dataset.name, title_justify="left", header_style="bold")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for line in balance(dataset.class_names, labels):
+        shown.add_row(*line)
+    console.print(shown)
+    console.print(dataset.told, markup=False)
+    for name, reason in sorted(dataset.left_out.items()):
+        console.print(f"  {name}: {reason}", markup=False)
+    return int(bool(dataset.left_out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+import io
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, features
+
+from thaw import decoding
+from thaw.errors import ThawError
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_picture_comes_as_rgb(tmp_path, mode):
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (20, 10), (200, 200, 200)).convert(mode).save(path)
+    pixels = decoding.read(path, 8)
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.mean() == pytest.approx(200, abs=56)
+
+
+def test_the_orientation_that_a_camera_noted_is_honoured(tmp_path):
+    image = Image.new("RGB", (40, 20), (0, 0, 0))
+    image.paste((255, 255, 255), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image.save(tmp_path / "a.png", exif=exif)
+    pixels = decoding.read(tmp_path / "a.png", 8)
+    assert pixels[4, 0, 0] == 0
+    assert pixels[4, 7, 0] == 255
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = tmp_path / "half.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ThawError, match="half.png does not decode"):
+        decoding.read(path, 8)
+
+
+@pytest.mark.parametrize("shape", [(348, 300), (8, 8), (75, 75)])
+def test_images_are_resized_as_keras_does(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    expected = tf.image.resize(pixels, (75, 75)).numpy()
+    np.testing.assert_allclose(
+        decoding.read(pixels, 75).astype(np.float32)[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1.01
+    )
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png_of(side):
+    """A PNG of few bytes that says it has that many pixels a side."""
+    header = b"IHDR" + side.to_bytes(4) * 2 + b"\x08\x02\0\0\0"
+    whole = encoded(Image.new("RGB", (9, 9)), "PNG")
+    return whole[:12] + header + zlib.crc32(header).to_bytes(4) + whole[33:]
+
+
+GREY = Image.new("RGB", (64, 48), (200, 200, 200))
+KINDS = {
+    "progressive.jpg": ("JPEG", {"progressive": True}),
+    "plain.JPEG": ("JPEG", {}),
+    "first.gif": ("GIF", {"save_all": True, "append_images": [Image.new("RGB", (64, 48), (0, 0, 0))]}),
+    "a.bmp": ("BMP", {}),
+    "a.webp": ("WEBP", {"lossless": True}),
+    "a.png": ("PNG", {}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_format_is_read(tmp_path, name):
+    if name.endswith("webp") and not features.check("webp"):
+        pytest.skip("Pillow was built without WebP")
+    content = encoded(GREY, *[KINDS[name][0]], **KINDS[name][1])
+    (tmp_path / name).write_bytes(content)
+    assert decoding.trouble(content, 1.0) == ""
+    assert np.abs(decoding.read(tmp_path / name, 16).astype(int) - 200).max() <= 2
+
+
+def test_grey_of_16_bit_keeps_its_brightness(tmp_path):
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "a.png")
+    assert np.unique(decoding.read(tmp_path / "a.png", 8)).tolist() == [40000 >> 8]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_lies_on_white(tmp_path, mode):
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    if mode == "P":
+        Image.new("P", (20, 20), 0).save(tmp_path / "a.png", transparency=0)
+    else:
+        image.convert(mode).save(tmp_path / "a.png")
+    assert np.unique(decoding.read(tmp_path / "a.png", 8)).tolist() == [255]
+
+
+def test_pixels_of_the_right_size_stay_as_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(decoding.read(pixels, 8), pixels)
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+BAD = {
+    "nothing": (b"", "is empty"),
+    "text": (b"not an image", "no image of a known format"),
+    "a page": (b"<!DOCTYPE html><html><body>404</body></html>", "no image of a known format"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of a known format"),
+    "TIFF": (encoded(NOISE, "TIFF"), "no image of a known format"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of a known format"),
+    "PNG header alone": (encoded(NOISE, "PNG")[:16], ""),
+    "half a PNG": (encoded(NOISE, "PNG")[:3000], ""),
+    "half a JPEG": (encoded(NOISE, "JPEG")[:1500], "truncated"),
+    "half a progressive JPEG": (encoded(NOISE, "JPEG", progressive=True)[:1500], "truncated"),
+    "half a GIF": (encoded(NOISE, "GIF")[:900], ""),
+    "half a BMP": (encoded(NOISE, "BMP")[:900], ""),
+    "half a WebP": (encoded(NOISE, "WEBP", lossless=True)[:900], ""),
+    "a PNG with a wrong checksum": (
+        (lambda whole: whole[:60] + bytes([whole[60] ^ 255]) + whole[61:])(encoded(NOISE, "PNG")),
+        "",
+    ),
+    "a PNG of 3,600 megapixels": (png_of(60_000), "has 3600 megapixels"),
+    "more megapixels than allowed": (encoded(Image.new("L", (2000, 1500)), "PNG"), "has 3 megapixels"),
+    "zeros": (bytes(5000), "no image of a known format"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_does_not_decode_is_found_and_never_read(tmp_path, name):
+    content, words = BAD[name]
+    said = decoding.trouble(content, 2.0)
+    assert said
+    assert words in said
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ThawError, match="a.jpg does not decode as an image"):
+        decoding.read(tmp_path / "a.jpg", 8, 2.0)

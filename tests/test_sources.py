@@ -1,0 +1,347 @@
+"""Listings of every source; archives come from a server on loopback."""
+
+import io
+import shutil
+import tarfile
+import textwrap
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_data import COMMON, folder
+
+from thaw import data, sources
+from thaw.config import Columns, Dataset
+from thaw.errors import ThawError
+
+
+@pytest.fixture
+def load(tmp_path):
+    return lambda dataset: data.load(dataset, 0, tmp_path / "store")
+
+
+def sizes(found):
+    return [len(split) for split in found.splits().values()]
+
+
+def test_names_in_any_script_with_spaces_and_dots_and_endings_in_any_case(pictures, load):
+    root = pictures({"Straße 1.5": 5, "猫": 5, "собака": 5, "قط": 5})
+    (root / "猫" / "000.png").rename(root / "猫" / "a b.c.PNG")
+    found = load(folder(root))
+    assert found.class_names == ("Straße 1.5", "собака", "قط", "猫")
+    assert sum(sizes(found)) == 20
+
+
+def test_a_name_counts_as_the_same_however_it_is_composed(tmp_path):
+    for number, name in enumerate(("é", "e\N{COMBINING ACUTE ACCENT}")):
+        root = tmp_path / str(number)
+        (root / name).mkdir(parents=True)
+        (root / "a").mkdir()
+        for place in (name, "a"):
+            Image.new("L", (9, 9)).save(root / place / f"{name}.png")
+    one, other = (sources.folder(folder(tmp_path / each), tmp_path) for each in "01")
+    assert (one.names, one.class_names) == (other.names, other.class_names)
+
+
+@pytest.mark.parametrize("word", ["val", "valid", "validation", "Val", "VALIDATION"])
+def test_the_folder_for_validation_may_have_several_names(pictures, load, word):
+    root = pictures({f"{part}/{name}": 4 for part in ("Train", word, "TEST") for name in "ab"})
+    assert sizes(load(folder(root))) == [8, 8, 8]
+
+
+def test_what_is_hidden_or_put_there_by_a_system_is_passed_over(pictures, load):
+    root = pictures({"cat": 4, "dog": 4, ".git": 3, "__MACOSX": 3, "cat/.thumbs": 2})
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (root / "cat" / name).write_text("x")
+    (root / "LICENSE").write_text("x")
+    assert sum(sizes(load(folder(root)))) == 8
+
+
+def test_links_are_followed_but_in_no_circle(pictures, load):
+    root = pictures({"cat": 4, "dog": 4, "elsewhere/more": 3})
+    shutil.move(root / "elsewhere", root.parent / "elsewhere")
+    (root / "cat/more").symlink_to(root.parent / "elsewhere")
+    (root / "cat/again").symlink_to(root / "cat")
+    (root.parent / "elsewhere/more/up").symlink_to(root.parent / "elsewhere")
+    assert sum(sizes(load(folder(root)))) == 11
+
+
+def labelled(path, **changes):
+    columns = Columns(image="file", label="class", split="split")
+    return Dataset(source="table", path=str(path), columns=columns, **COMMON | changes)
+
+
+@pytest.fixture
+def table(pictures):
+    """A table of twelve pictures that lie beside it, by `lines` of its own."""
+    root = pictures({"all": 12})
+
+    def make(lines=None, header="file,class,split", name="labels.csv"):
+        parts = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+        listed = [f"all/{n:03d}.png,{'cat' if n % 2 else 'dog'},{parts[n]}" for n in range(12)]
+        (root / name).write_text("\n".join([header, *(lines or listed)]) + "\n", encoding="utf-8")
+        return root / name
+
+    return make
+
+
+def test_a_table_says_which_image_has_which_label_and_split(table, load):
+    found = load(labelled(table()))
+    assert found.class_names == ("cat", "dog")
+    assert sizes(found) == [6, 3, 3]
+    assert found.name == "labels"
+
+
+def test_a_table_without_splits_is_divided_and_may_lie_elsewhere(table, load, tmp_path):
+    path = table([f"{n:03d}.png,{n % 2}" for n in range(12)], "file,class")
+    found = load(labelled(shutil.move(path, tmp_path / "a.csv"), root=str(path.parent / "all")))
+    assert found.class_names == ("0", "1")
+    assert sizes(found) == [8, 2, 2]
+
+
+def test_a_parquet_table_is_read_too(table, load):
+    import pandas
+
+    path = table()
+    pandas.read_csv(path).to_parquet(path.with_suffix(".parquet"))
+    assert load(labelled(path.with_suffix(".parquet"))).digest() == load(labelled(path)).digest()
+
+
+def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, client, pictures, tmp_path, load):
+    from conftest import TINY
+
+    root = pictures({"cat": 8, "dog": 8})
+    (root / "cat/broken.png").write_text("x")
+    own = [each for each in TINY if "images_per_class" not in each]
+    status, _, err = command(*own, "dataset=folder", f"dataset.path={root}", "dataset.on_bad=skip", "weights=random")
+    assert status == 0, err
+    (run,) = client().search_runs(["1"])
+    manifest = client().download_artifacts(run.info.run_id, "manifest.csv", str(tmp_path))
+    again = load(labelled(manifest, root=str(root), on_bad="skip"))
+    first = load(folder(root, on_bad="skip"))
+    for name, split in first.splits().items():
+        assert split.digest == again.splits()[name].digest
+
+
+@pytest.mark.parametrize(
+    ("lines", "header", "words"),
+    [
+        (None, "path,class,split", "has no column file, only path, class, split; set dataset.columns.image=NAME"),
+        (None, "file,klass,split", "did you mean klass?"),
+        (["gone.png,cat,train"], "file,class,split", "row 2 (gone.png): is not there"),
+        (["all/000.png,,train"], "file,class,split", "row 2 (all/000.png): has no label"),
+        ([",cat,train"], "file,class,split", "row 2: names no image"),
+        (["all/000.png,cat,tset"], "file,class,split", "has a split that is none of train, val"),
+        (["all/000.png,cat,train"] * 2, "file,class,split", "row 3 (all/000.png): is listed before"),
+        (["all,cat,train"], "file,class,split", "row 2 (all): is no file"),
+        (["all/000.png,cat,train", "all/000.png,dog,train"], "file,class,split", "which has another label"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(table, load, lines, header, words):
+    with pytest.raises(ThawError) as refusal:
+        load(labelled(table(lines, header)))
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["gone.csv", "labels.txt", "all"])
+def test_what_is_no_table_is_refused(table, load, name):
+    path = table(name="labels.txt").parent / name
+    with pytest.raises(ThawError, match="is no table; give a .csv or .parquet"):
+        load(labelled(path))
+
+
+def test_a_broken_parquet_file_is_refused(table, load):
+    with pytest.raises(ThawError, match="cannot be read as a table"):
+        load(labelled(table(name="a.parquet")))
+
+
+@pytest.fixture
+def server():
+    """Serves `server.files` on loopback; of those in `server.broken` only the first half."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = server.files.get(self.path)
+            server.asked.append(self.path)
+            if content is None:
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.path in server.broken:
+                server.broken.remove(self.path)
+                content = content[: len(content) // 2]
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.files, server.broken, server.asked = {}, [], []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def archive(server, monkeypatch, tmp_path):
+    """Serve an archive; the dataset that is in it."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+    def make(name, content, sha256=None):
+        server.files[f"/{name}"] = content
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
+        return Dataset(source="archive", url=url, sha256=sha256, **COMMON | {"name": "pets"})
+
+    return make
+
+
+def packed(kind, extra=None):
+    """An archive of two classes in two splits, below a folder of its own."""
+    file = io.BytesIO()
+    members = {}
+    for number, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        for index in range(4):
+            picture = io.BytesIO()
+            pixels = np.random.default_rng([number, index]).integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(picture, "PNG")
+            members[f"pets/{place}/{index}.png"] = picture.getvalue()
+    members |= extra or {}
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as opened:
+            for name, content in members.items():
+                opened.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=file, mode="w:gz") as opened:
+            for name, content in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                opened.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz"])
+def test_an_archive_is_downloaded_and_unpacked_once(archive, server, load, kind):
+    import hashlib
+
+    content = packed(kind)
+    dataset = archive(f"pets.{kind}", content, hashlib.sha256(content).hexdigest())
+    assert [sizes(load(dataset)) for _ in range(2)] == [[6, 2, 8]] * 2
+    assert server.asked == [f"/pets.{kind}"]
+
+
+def test_a_download_that_breaks_off_is_begun_anew_by_the_next_command(archive, server, load):
+    dataset = archive("pets.zip", packed("zip"))
+    server.broken.append("/pets.zip")
+    with pytest.raises(ThawError, match="cannot be downloaded .*; give the command again"):
+        load(dataset)
+    assert sizes(load(dataset)) == [6, 2, 8]
+
+
+def test_a_process_that_died_while_unpacking_leaves_nothing_that_is_trusted(archive, load, monkeypatch):
+    from thaw import downloads
+
+    dataset, unpack = archive("pets.zip", packed("zip")), downloads._unpack
+
+    def dies(path, url, place):
+        unpack(path, url, place)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "_unpack", dies)
+        with pytest.raises(KeyboardInterrupt):
+            load(dataset)
+    assert sizes(load(dataset)) == [6, 2, 8]
+
+
+@pytest.mark.parametrize(
+    ("content", "sha256", "words"),
+    [
+        (packed("zip"), "0" * 64, "hash does not match"),
+        (packed("zip")[:900], None, "is no whole zip or tar file"),
+        (packed("tgz")[:900], None, "is no whole zip or tar file"),
+        (b"<html>not here</html>", None, "is no whole zip or tar file"),
+        (packed("zip", {"../outside.png": b"x"}), None, "would write ../outside.png, which lies outside"),
+        (packed("zip", {"/outside.png": b"x"}), None, "would write /outside.png"),
+        (packed("tgz", {"../outside.png": b"x"}), None, "would write outside of its folder"),
+    ],
+)
+def test_a_bad_archive_is_refused_and_leaves_nothing(archive, load, tmp_path, content, sha256, words):
+    with pytest.raises(ThawError) as refusal:
+        load(archive("pets.bin", content, sha256))
+    assert words in str(refusal.value)
+    assert not list(tmp_path.rglob("outside.png"))
+    assert not [each for each in (tmp_path / "keras/datasets").iterdir() if each.name.startswith("pets")
+                and not each.name.endswith(".lock")]  # fmt: skip
+
+
+def test_an_address_without_a_server_or_a_file_is_said_to_be_one(archive, load):
+    dataset = archive("pets.zip", b"")
+    for url in (dataset.url.replace("pets", "cats"), "http://127.0.0.1:9/a.zip"):
+        with pytest.raises(ThawError, match="cannot be downloaded"):
+            load(dataset.model_copy(update={"url": url}))
+
+
+def test_a_tensorflow_dataset_is_read_from_its_folder(load, tmp_path):
+    import tensorflow as tf
+
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    def examples(first, last):
+        pixels = [np.random.default_rng(n).integers(0, 256, (20, 20, 3), np.uint8) for n in range(first, last)]
+        return tf.data.Dataset.from_tensor_slices({"image": pixels, "label": [n % 2 for n in range(first, last)]})
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="pets",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(20, 20, 3)), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+        ),
+        split_datasets={"train": examples(0, 10), "test": examples(10, 16)},
+        data_dir=tmp_path / "tfds",
+    )
+    dataset = Dataset(source="tfds", path=str(tmp_path / "tfds"), **COMMON | {"name": "pets"})
+    found = load(dataset)
+    assert found.class_names == ("cat", "dog")
+    assert sizes(found) == [8, 2, 6]
+    assert load(dataset).digest() == found.digest()
+
+
+def test_a_tensorflow_dataset_that_is_not_there_is_said_to_be_so(load, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(ThawError, match="dataset.name=no_such_thing cannot be had"):
+        load(Dataset(source="tfds", path=str(tmp_path), **COMMON | {"name": "no_such_thing"}))
+
+
+def test_every_source_has_a_yaml_and_every_yaml_a_source():
+    import yaml
+
+    found = {yaml.safe_load(path.read_text()).get("source") for path in (ROOT / "conf/dataset").glob("*.yaml")}
+    assert found - {None} == set(sources.SOURCES)
+
+
+def test_a_source_of_ones_own_is_a_function_as_the_readme_has_it(pictures, load, monkeypatch):
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if "def shelves(" in line)
+    end = next(number for number in range(start, len(lines)) if "return Listing" in lines[number])
+    scope = dict(vars(sources))
+    exec(textwrap.dedent("\n".join(lines[start : end + 1])), scope)
+    root = pictures({"all": 12}, ending="jpg")
+    for number, path in enumerate(sorted((root / "all").iterdir())):
+        path.rename(root / "all" / f"{'mug' if number % 2 else 'jar'}_{number}.jpg")
+    monkeypatch.setitem(sources.SOURCES, "shelves", scope["shelves"])
+    found = load(Dataset(source="shelves", path=str(root / "all"), **COMMON))
+    assert found.class_names == ("jar", "mug")
+    assert sizes(found) == [8, 2, 2]
+
+
+def test_an_unknown_source_is_answered_with_those_that_are_known(load):
+    with pytest.raises(ThawError, match=r"dataset.source=tabel is not known; .*did you mean table\?"):
+        load(Dataset(source="tabel", **COMMON))
