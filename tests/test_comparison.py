@@ -11,6 +11,7 @@ from thaw import comparison, report, tracking
 from thaw.errors import ThawError
 
 IMAGES = 200
+FOLDS = {"with.dataset.folds": "3"}
 
 
 @pytest.fixture
@@ -108,6 +109,15 @@ def test_several_seeds_are_paired_by_seed(store, record):
     (difference,) = compared(store).differences
     assert "paired t-test over 3 seeds" in difference.words
     assert "unfreeze=30 is better than unfreeze=0" in difference.words
+
+
+def test_folds_are_paired_as_seeds_are(store, record):
+    for fold, right in enumerate((100, 120, 140)):
+        record(right, images=f"fold {fold}", unfreeze="0", **{"with.dataset.fold": str(fold), **FOLDS})
+        record(right + 9 + fold, images=f"fold {fold}", unfreeze="30", **{"with.dataset.fold": str(fold), **FOLDS})
+    found = compared(store)
+    assert found.varied == ["unfreeze"]
+    assert "paired t-test over 3 folds" in found.differences[0].words
 
 
 def test_a_result_that_was_recorded_twice_counts_once(store, record):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,3 +71,13 @@ def test_a_share_lies_in_its_interval(pair):
     found = statistics.share(*pair)
     assert 0 <= found.low <= found.value + 1e-12
     assert found.value - 1e-12 <= found.high <= 1
+
+
+def test_folds_that_share_training_images_are_less_sure_than_seeds():
+    first, second = [0.80, 0.84, 0.79, 0.83, 0.82], [0.78, 0.80, 0.78, 0.80, 0.79]
+    seeds, p_seeds = statistics.over_seeds(first, second)
+    folds, p_folds = statistics.over_seeds(first, second, overlap=1 / 4)
+    assert seeds.value == folds.value
+    assert (folds.high - folds.value) / (seeds.high - seeds.value) == pytest.approx((1 + 5 / 4) ** 0.5)
+    assert p_seeds == pytest.approx(scipy.stats.ttest_rel(first, second).pvalue)
+    assert p_folds > p_seeds

@@ -226,11 +226,15 @@ def _differences(client: MlflowClient, best: list[Variant], metric: str) -> tupl
 
 
 def _difference(first: Variant, second: Variant, answers: Callable[[str], dict]) -> Difference | None:
-    """Over the seeds that both have, if there are two; else over the test images of one run each."""
+    """Over the seeds or folds that both have, if there are two; else over the test images of one run each."""
     others = {(run.seed, run.images): run for run in second.runs}
     pairs = [(run, others[run.seed, run.images]) for run in first.runs if (run.seed, run.images) in others]
     if len(pairs) > 1:
         scores = [[run.metrics["test_accuracy"] for run in each] for each in zip(*pairs, strict=True)]
+        if len({run.params.get("dataset.fold") for run, _ in pairs}) > 1:
+            overlap = 1 / (int(pairs[0][0].params["dataset.folds"]) - 1)
+            by, p_value = statistics.over_seeds(*scores, overlap)
+            return Difference(first, second, by, f"paired t-test over {len(pairs)} folds, corrected", p_value)
         by, p_value = statistics.over_seeds(*scores)
         return Difference(first, second, by, f"paired t-test over {len(pairs)} seeds", p_value)
     same = pairs or [(one, other) for one in first.runs for other in second.runs if one.images == other.images]
