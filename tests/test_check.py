@@ -10,7 +10,7 @@ from PIL import Image
 from test_data import folder
 from test_decoding import png_of
 
-from thaw import check, data, fingerprint
+from thaw import check, data, decoding, fingerprint
 from thaw.errors import ThawError
 
 
@@ -169,10 +169,6 @@ def two_validations(root):
     shutil.copytree(root / "val", root / "valid")
 
 
-def line_break_in_a_class(root):
-    (root / "train" / "do\ng").mkdir()
-
-
 def all_broken(root):
     for path in root.rglob("*/cat/*.png"):
         path.write_bytes(b"x")
@@ -181,12 +177,11 @@ def all_broken(root):
 REFUSED = [
     (absent, "is not a folder"),
     (a_file, "is not a folder"),
-    (nothing_in_it, "needs at least two classes, each a folder of images; it has none"),
-    (one_class, "needs at least two classes, each a folder of images; it has cat"),
+    (nothing_in_it, "needs at least two classes of images; it has none"),
+    (one_class, "needs at least two classes of images; it has cat"),
     (no_test, "has no folder test"),
     (no_train, "has no folder train"),
-    (two_validations, "has several folders for validation (val, valid); leave one of them"),
-    (line_break_in_a_class, r"'do\ng' has a name that does not print"),
+    (two_validations, "has several folders for one split (val, valid); leave one of them"),
     (all_broken, "train/cat/000.png: is no image of a known format"),
 ]
 
@@ -224,10 +219,10 @@ def class_of_broken_files(root):
 @pytest.mark.parametrize(
     ("disorder", "words"),
     [
-        (class_without_images, "class emu: has 0 usable images in train, and needs 1 or more"),
-        (class_in_training_only, "class emu: has 0 usable images in "),
-        (class_in_test_only, "class emu: has 0 usable images in train, and needs 1 or more"),
-        (class_of_broken_files, "class emu: has 0 usable images in train, and needs 1 or more"),
+        (class_without_images, "class emu: has 0 different images in train, and needs 1 or more"),
+        (class_in_training_only, "class emu: has 0 different images in "),
+        (class_in_test_only, "class emu: has 0 different images in train, and needs 1 or more"),
+        (class_of_broken_files, "class emu: has 0 different images in train, and needs 1 or more"),
     ],
 )
 def test_a_class_that_not_every_split_has_is_named_or_left_out(root, load, disorder, words):
@@ -240,19 +235,80 @@ def test_a_class_that_not_every_split_has_is_named_or_left_out(root, load, disor
 
 def test_a_class_too_small_to_be_divided_is_named_or_left_out(pictures, load):
     root = pictures({"cat": 4, "dog": 4, "emu": 2})
-    with pytest.raises(ThawError, match="class emu: has 2 usable images, and needs 3 or more"):
+    with pytest.raises(ThawError, match="class emu: has 2 different images, and needs 3 or more"):
         load(root)
     assert load(root, on_bad="skip").class_names == ("cat", "dog")
-    with pytest.raises(ThawError, match="class cat: has 4 usable images, and needs 5 or more"):
+    with pytest.raises(ThawError, match="class cat: has 4 different images, and needs 5 or more"):
         load(root, fold=0)
 
 
-def test_copies_that_cannot_be_parted_are_refused(pictures, load):
-    root = pictures({"cat": 4, "dog": 1})
+def test_copies_count_once_where_a_class_is_divided(pictures, load):
+    root = pictures({"cat": 10, "dog": 1, "emu": 6})
     for number in range(3):
         copy(root, "dog/000.png", f"dog/copy{number}.png")
-    with pytest.raises(ThawError, match="are 1 different images, which cannot be divided into 3 parts"):
+    with pytest.raises(ThawError, match="class dog: has 1 different images, and needs 3 or more"):
         load(root)
+    for folds in (2, 5):
+        for fold in range(folds):
+            found = load(root, on_bad="skip", fold=fold, folds=folds)
+            assert all(set(split.labels) == {0, 1} for split in found.splits().values())
+
+
+def test_two_folds_need_four_images_of_a_class(pictures, load):
+    root = pictures({"cat": 4, "dog": 4, "emu": 3})
+    for fold in range(2):
+        assert load(root, on_bad="skip", fold=fold, folds=2).class_names == ("cat", "dog")
+
+
+def line_break_in_a_class(root):
+    (root / "train/do\ng").mkdir()
+
+
+def image_beside_the_splits(root):
+    copy(root, "train/cat/000.png", "a.png")
+
+
+def image_beside_the_classes(root):
+    copy(root, "train/cat/000.png", "train/a.png")
+
+
+def folder_beside_the_splits(root):
+    copy(root, "train/cat/000.png", "extra/cat/a.png")
+
+
+def class_that_is_a_link_to_nothing(root):
+    (root / "train/emu").symlink_to(root / "gone")
+
+
+@pytest.mark.parametrize(
+    ("disorder", "words"),
+    [
+        (line_break_in_a_class, r"train/do\ng: has a class whose name has signs that do not print"),
+        (image_beside_the_splits, "a.png: lies in no class"),
+        (image_beside_the_classes, "train/a.png: lies in no class"),
+        (folder_beside_the_splits, "extra: is none of test, train, val"),
+        (class_that_is_a_link_to_nothing, "train/emu: is a link to nothing"),
+    ],
+)
+def test_nothing_that_looks_like_a_part_of_it_vanishes_in_silence(root, load, disorder, words):
+    disorder(root)
+    with pytest.raises(ThawError) as refusal:
+        load(root)
+    assert words in str(refusal.value)
+    assert sum(map(len, load(root, on_bad="skip").splits().values())) == 36
+
+
+def test_a_split_whose_images_are_all_broken_is_not_made_up_from_others(root, load):
+    for path in root.rglob("val/*/*.png"):
+        path.write_bytes(b"x")
+    with pytest.raises(ThawError, match="class cat: has 0 different images in validation"):
+        load(root, on_bad="skip")
+
+
+def test_a_note_of_the_camera_that_cannot_be_read_does_no_harm(root, load):
+    Image.new("RGB", (9, 9)).save(root / "test/cat/a.png", exif=b"garbagegarbage")
+    found = load(root)
+    assert decoding.read(found.test.images[found.test.names.index("test/cat/a.png")], 8).shape == (8, 8, 3)
 
 
 def test_all_of_it_is_told_at_once_and_much_of_it_is_counted(root, load):

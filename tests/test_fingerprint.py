@@ -67,3 +67,11 @@ def test_a_file_that_cannot_be_read_is_said_to_be_so_and_not_remembered(tmp_path
         said = fingerprint.judged([file], tmp_path / "store", "a", lambda content: "")
         assert said == [(b"", "cannot be read (Permission denied)")]
     assert fingerprint.judged([file], tmp_path / "store", "a", lambda content: "")[0][1] == ""
+
+
+def test_a_damaged_memory_is_begun_anew(tmp_path, read):
+    file = tmp_path / "a"
+    file.write_text("one")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / fingerprint.NAME).write_bytes(b"no database, and long enough to be taken for one" * 50)
+    assert fingerprint.of([file], tmp_path / "store") == [hashlib.sha256(b"one").digest()]

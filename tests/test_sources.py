@@ -1,6 +1,7 @@
 """Listings of every source; archives come from a server on loopback."""
 
 import io
+import os
 import shutil
 import tarfile
 import textwrap
@@ -45,6 +46,30 @@ def test_a_name_counts_as_the_same_however_it_is_composed(tmp_path):
             Image.new("L", (9, 9)).save(root / place / f"{name}.png")
     one, other = (sources.folder(folder(tmp_path / each), tmp_path) for each in "01")
     assert (one.names, one.class_names) == (other.names, other.class_names)
+
+
+def test_names_with_signs_that_join_letters_are_names(pictures, load):
+    root = pictures({"می‌خواهم": 4, "柴　犬": 4})
+    assert load(folder(root)).class_names == ("می‌خواهم", "柴　犬")
+
+
+def test_training_and_testing_are_names_of_splits_too(pictures, load):
+    root = pictures({f"{part}/{name}": 4 for part in ("Training", "Testing") for name in "ab"})
+    assert sizes(load(folder(root))) == [6, 2, 8]
+
+
+def test_splits_do_not_depend_on_the_order_of_a_folder(pictures, load, monkeypatch):
+    root = pictures({"cat/real": 6, "dog": 6})
+    (root / "cat/alias").symlink_to(root / "cat/real")
+    first, scan = load(folder(root)).digest(), os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(scan(path))))
+    assert load(folder(root)).digest() == first
+
+
+@pytest.mark.parametrize("path", [None, "", "~nobody-of-that-name/x"])
+def test_a_path_that_is_none_is_refused(load, path):
+    with pytest.raises(ThawError, match=r"dataset.path( has no value|=~nobody)"):
+        load(folder("x").model_copy(update={"path": path}))
 
 
 @pytest.mark.parametrize("word", ["val", "valid", "validation", "Val", "VALIDATION"])
@@ -135,10 +160,21 @@ def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, cl
         (["gone.png,cat,train"], "file,class,split", "row 2 (gone.png): is not there"),
         (["all/000.png,,train"], "file,class,split", "row 2 (all/000.png): has no label"),
         ([",cat,train"], "file,class,split", "row 2: names no image"),
-        (["all/000.png,cat,tset"], "file,class,split", "has a split that is none of train, val"),
+        (["all/000.png,cat,tset"], "file,class,split", "has a split that is none of train, val and test"),
         (["all/000.png,cat,train"] * 2, "file,class,split", "row 3 (all/000.png): is listed before"),
+        (["./all/000.png,cat,train", "all/000.png,cat,train"], "file,class,split", "row 3 (all/000.png): is listed"),
         (["all,cat,train"], "file,class,split", "row 2 (all): is no file"),
-        (["all/000.png,cat,train", "all/000.png,dog,train"], "file,class,split", "which has another label"),
+        (["all/000.png,cat,train", "all/000.png,dog,train"], "file,class,split", "several times, with other labels"),
+        (["gone.png,cat,train", "gone.png,dog,train"], "file,class,split", "several times, with other labels"),
+        (["all/000.png,cat,train", "all/000.png,cat,test"], "file,class,split", "with other labels or splits"),
+        (["all/000.png,cat,train", "", "gone.png,dog,test"], "file,class,split", "row 4 (gone.png): is not there"),
+        (
+            ["all/000.png,cat,train", "all/001.png,dog,train"],
+            "file,class,split",
+            "has 1 different images in train, and needs 2 or more",
+        ),
+        (['all/000.png,"do\ng",train'], "file,class,split", "a class whose name has signs that do not print"),
+        (["all/\0.png,cat,train"], "file,class,split", "has a name that no file can have"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(table, load, lines, header, words):
@@ -152,6 +188,34 @@ def test_what_is_no_table_is_refused(table, load, name):
     path = table(name="labels.txt").parent / name
     with pytest.raises(ThawError, match="is no table; give a .csv or .parquet"):
         load(labelled(path))
+
+
+def test_odd_cells_of_a_parquet_file_are_named_and_whole_numbers_stay_so(table, load):
+    import pandas
+
+    path = table().with_suffix(".parquet")
+    frame = pandas.DataFrame(
+        {"file": [f"all/{n:03d}.png" for n in range(12)], "class": [n % 2 for n in range(11)] + [None]}
+    )
+    frame["split"] = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    frame.to_parquet(path)
+    found = load(labelled(path, on_bad="skip"))
+    assert found.class_names == ("0", "1")
+    assert found.left_out == {"row 13 (all/011.png)": "has no label"}
+    frame["class"] = [[n] for n in range(12)]
+    frame.to_parquet(path)
+    with pytest.raises(ThawError, match="has a cell that is no text and no number"):
+        load(labelled(path))
+
+
+def test_a_table_may_compose_names_otherwise_than_the_file_system(tmp_path, load):
+    for name in ("a", "b"):
+        for number in range(4):
+            pixels = np.full((9, 9, 3), 20 * number + ord(name), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"e\N{COMBINING ACUTE ACCENT} {name}{number}.png")
+    lines = [f"é {name}{number}.png,{name}\n" for name in "ab" for number in range(4)]
+    (tmp_path / "labels.csv").write_text("file,class\n" + "".join(lines), encoding="utf-8-sig")
+    assert sizes(load(labelled(tmp_path / "labels.csv"))) == [4, 2, 2]
 
 
 def test_a_broken_parquet_file_is_refused(table, load):
@@ -227,6 +291,14 @@ def packed(kind, extra=None):
     return file.getvalue()
 
 
+def test_what_is_in_an_archive_may_be_called_as_folders_of_ours_are(archive, load):
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(packed("zip"))) as whole, zipfile.ZipFile(file, "w") as renamed:
+        for name in whole.namelist():
+            renamed.writestr(name.replace("pets/", "archive/"), whole.read(name))
+    assert sizes(load(archive("pets.zip", file.getvalue()))) == [6, 2, 8]
+
+
 @pytest.mark.parametrize("kind", ["zip", "tgz"])
 def test_an_archive_is_downloaded_and_unpacked_once(archive, server, load, kind):
     import hashlib
@@ -268,6 +340,7 @@ def test_a_process_that_died_while_unpacking_leaves_nothing_that_is_trusted(arch
         (packed("zip")[:900], None, "is no whole zip or tar file"),
         (packed("tgz")[:900], None, "is no whole zip or tar file"),
         (b"<html>not here</html>", None, "is no whole zip or tar file"),
+        (packed("zip").replace(b"IDAT", b"IDAX", 1), None, "is no whole zip or tar file"),
         (packed("zip", {"../outside.png": b"x"}), None, "would write ../outside.png, which lies outside"),
         (packed("zip", {"/outside.png": b"x"}), None, "would write /outside.png"),
         (packed("tgz", {"../outside.png": b"x"}), None, "would write outside of its folder"),
@@ -330,7 +403,7 @@ def test_every_source_has_a_yaml_and_every_yaml_a_source():
 def test_a_source_of_ones_own_is_a_function_as_the_readme_has_it(pictures, load, monkeypatch):
     lines = (ROOT / "README.md").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if "def shelves(" in line)
-    end = next(number for number in range(start, len(lines)) if "return Listing" in lines[number])
+    end = next(number for number in range(start, len(lines)) if "return found" in lines[number])
     scope = dict(vars(sources))
     exec(textwrap.dedent("\n".join(lines[start : end + 1])), scope)
     root = pictures({"all": 12}, ending="jpg")

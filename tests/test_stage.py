@@ -243,3 +243,14 @@ def test_a_stage_stops_early_when_asked_to(tmp_path):
 def test_every_optimizer_trains(tmp_path, optimizer):
     net, _ = train(tmp_path, optimizer=optimizer, epochs=1)
     assert net.model.optimizer.iterations.numpy() == 3
+
+
+def test_class_weights_weigh_the_loss_alone():
+    labels, probabilities = (
+        np.array([0, 1, 1, 0]),
+        np.array([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.5, 0.5]], np.float32),
+    )
+    each = -np.log([0.8, 0.7, 0.4, 0.5])
+    counted = np.array([1, 1, 1, 0], np.float32)  # the last fills the batch up
+    loss = stage._Balanced((3.0, 0.5))(labels, probabilities, sample_weight=counted)
+    assert float(loss) == pytest.approx((3 * each[0] + 0.5 * each[1] + 0.5 * each[2]) / 3)

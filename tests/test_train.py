@@ -345,3 +345,14 @@ def test_fine_tuning_adds_to_feature_extraction_on_real_photographs(command, cli
     accuracy = {run.data.params["unfreeze"]: run.data.metrics["test_accuracy"] for run in runs_of(client(), parent)}
     assert accuracy["0"] >= 0.66
     assert accuracy["30"] >= accuracy["0"] + 0.03
+
+
+def test_class_weights_make_another_stage_and_folds_another_test(command, client):
+    for extra in ([], ["training.class_weights=balanced"], ["dataset.fold=1"]):
+        status, out, err = command(*TINY, *extra)
+        assert status == 0, err
+    plain, balanced, fold = reversed(client().search_runs(["1"], order_by=["start_time DESC"]))
+    assert len({run.data.tags["thaw.head"] for run in (plain, balanced, fold)}) == 3
+    assert plain.inputs.dataset_inputs[0].dataset.digest == balanced.inputs.dataset_inputs[0].dataset.digest
+    assert plain.inputs.dataset_inputs[0].dataset.digest != fold.inputs.dataset_inputs[0].dataset.digest
+    assert 0 <= plain.data.metrics["waiting_share"] <= 1

@@ -6,7 +6,7 @@
 import hashlib
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from thaw import decoding, fingerprint
 from thaw.errors import ThawError
-from thaw.sources import Listing
+from thaw.listing import Listing
 
 TOLD = 50  # lines about single images; more are only counted
 UNEVEN = 10  # times as many images in the largest class as in the smallest
@@ -43,12 +43,13 @@ class Findings:
         return "\n".join([*lines[:TOLD], *more])
 
 
-def examine(listing: Listing, least: dict[str, int], megapixels: float, store: Path) -> Findings:
+def examine(listing: Listing, given: set[str], least: dict[str, int], megapixels: float, store: Path) -> Findings:
     """Check every image of a dataset, once for each content.
 
     Args:
         listing: as the source has it.
-        least: how many images each class needs in each split; under the empty name, altogether.
+        given: which of its splits stay as they are; none where all images are divided anew.
+        least: how many different images each class needs in each of them; under an empty name, altogether.
         megapixels: a file with more is not decoded.
         store: the folder that remembers what was found.
 
@@ -56,9 +57,11 @@ def examine(listing: Listing, least: dict[str, int], megapixels: float, store: P
         ThawError: what can be used has fewer than two classes.
     """
     contents, reasons = _contents(listing, megapixels, store)
-    reasons |= _contradictions(listing, contents, reasons)
+    splits = listing.splits if given else [""] * len(listing.names)
+    reasons |= _contradictions(listing, contents, splits, reasons)
     left = [index for index in range(len(listing.names)) if index not in reasons]
-    short = _short_classes(listing, left, least)
+    different = {(splits[index], listing.classes[index], contents[index]) for index in left}
+    short = _short_classes(listing.class_names, Counter(each[:2] for each in different), least)
     reasons |= {index: short[listing.classes[index]] for index in left if listing.classes[index] in short}
     left_out = listing.refused | {listing.names[index]: reason for index, reason in reasons.items()}
     left_out |= {f"class {name}": reason for name, reason in short.items()}
@@ -67,7 +70,7 @@ def examine(listing: Listing, least: dict[str, int], megapixels: float, store: P
         named = sorted(set(listing.class_names))
         found = f"it has {', '.join(named[:5])}{' and more' * (len(named) > 5)}" if named else "it has none"
         said = f", of which these cannot be used:\n{Findings(contents, left_out, used).told}" if left_out else ""
-        raise ThawError(f"{listing.name} needs at least two classes, each a folder of images; {found}{said}")
+        raise ThawError(f"{listing.name} needs at least two classes of images; {found}{said}")
     return Findings(contents, left_out, used)
 
 
@@ -81,7 +84,9 @@ def _contents(listing: Listing, megapixels: float, store: Path) -> tuple[list[by
     return [digest for digest, _ in judged], {index: said for index, (_, said) in enumerate(judged) if said}
 
 
-def _contradictions(listing: Listing, contents: list[bytes], known: dict[int, str]) -> dict[int, str]:
+def _contradictions(
+    listing: Listing, contents: list[bytes], splits: list[str], known: dict[int, str]
+) -> dict[int, str]:
     """The same image under two labels is of no use in any place; in two splits only the one that is tested stays."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for index, content in enumerate(contents):
@@ -96,23 +101,22 @@ def _contradictions(listing: Listing, contents: list[bytes], known: dict[int, st
             for index in indices:
                 another = other if listing.classes[index] == listing.classes[first] else first
                 found[index] = f"is the same image as {listing.names[another]}, which has another label"
-        elif listing.splits and len({listing.splits[index] for index in indices}) > 1:
-            stays = min(indices, key=lambda index: ("test", "validation", "train").index(listing.splits[index]))
+        elif len({splits[index] for index in indices}) > 1:
+            stays = min(indices, key=lambda index: ("test", "validation", "train").index(splits[index]))
             for index in indices:
-                if listing.splits[index] != listing.splits[stays]:
+                if splits[index] != splits[stays]:
                     found[index] = f"is the same image as {listing.names[stays]}, which is in another split"
     return found
 
 
-def _short_classes(listing: Listing, left: Iterable[int], least: dict[str, int]) -> dict[str, str]:
-    """The classes with fewer images than the splits need, and the first that they lack."""
-    counts = Counter((listing.splits[index] if listing.splits else "", listing.classes[index]) for index in left)
+def _short_classes(class_names: set[str], counts: Counter[tuple[str, str]], least: dict[str, int]) -> dict[str, str]:
+    """The classes with fewer different images than the splits need, and the first that they lack."""
     found: dict[str, str] = {}
-    for name in sorted(set(listing.class_names)):
+    for name in sorted(class_names):
         for split, needed in least.items():
             if counts[split, name] < needed:
                 where = f" in {split}" if split else ""
-                found.setdefault(name, f"has {counts[split, name]} usable images{where}, and needs {needed} or more")
+                found.setdefault(name, f"has {counts[split, name]} different images{where}, and needs {needed} or more")
     return found
 
 
@@ -127,6 +131,7 @@ def main() -> int:
     from hydra import compose, initialize_config_dir
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from thaw import composition, data
     from thaw.config import check
@@ -145,11 +150,11 @@ def main() -> int:
         console.print(told, markup=False)
         return 1
     labels = {name: split.labels for name, split in dataset.splits().items()}
-    shown = Table("class", *labels, title=dataset.name, title_justify="left", header_style="bold")
+    shown = Table("class", *labels, title=Text(dataset.name), title_justify="left", header_style="bold")
     for column in shown.columns[1:]:
         column.justify = "right"
     for line in balance(dataset.class_names, labels):
-        shown.add_row(*line)
+        shown.add_row(*map(Text, line))
     console.print(shown)
     console.print(dataset.told, markup=False)
     for name, reason in sorted(dataset.left_out.items()):

@@ -250,9 +250,7 @@ def _difference(first: Variant, second: Variant, answers: Callable[[str], dict])
 
 def _answers(client: MlflowClient, run: str) -> dict[tuple[str, str], bool]:
     """Whether the run was right, by image and true class."""
-    return {
-        (each["file"], each["true"]): each["true"] == each["predicted"] for each in records.predictions(client, run)
-    }
+    return {(each.file, each.truth): each.truth == each.predicted for each in records.predictions(client, run)}
 
 
 def _is_number(text: str) -> bool:

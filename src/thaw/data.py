@@ -119,15 +119,8 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         told = f"dataset.source={dataset.source} is not known; it is one of {', '.join(known)}"
         raise ThawError(f"{told}{config.nearest(dataset.source, known)}")
     listing = SOURCES[dataset.source](dataset, store)
-    given = set() if dataset.fold is not None else set(listing.splits or ())
-    if given:
-        least = {name: 1 for name in ("train", "validation", "test") if name in given}
-        if "validation" not in given:
-            least["train"] = 2
-    else:
-        listing.splits = None  # with folds, all images are divided anew
-        least = {"": 3 if dataset.fold is None else max(3, dataset.folds)}
-    found = check.examine(listing, least, dataset.max_megapixels, store)
+    given = listing.given if dataset.fold is None else set()
+    found = check.examine(listing, given, _least(given, dataset), dataset.max_megapixels, store)
     if found.left_out and dataset.on_bad == "error":
         raise ThawError(
             f"{listing.name} has {len(found.left_out)} entries that cannot be used:\n{found.told}\n"
@@ -143,7 +136,7 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         images[found.used] if isinstance(images, np.ndarray) else [images[index] for index in found.used],
         tuple(found.contents[index] for index in found.used),
     )
-    splits = [listing.splits[index] for index in found.used] if given else None
+    splits = [listing.splits[index] for index in found.used] if given else []
     loaded = Dataset(listing.name, class_names, *_parts(whole, splits, dataset, seed), found.left_out)
     if dataset.images_per_class is None:
         return loaded
@@ -168,9 +161,18 @@ def class_weights(labels: np.ndarray) -> tuple[float, ...]:
     return tuple((len(labels) / (len(counts) * counts)).tolist())
 
 
-def _parts(whole: Split, splits: list[str] | None, dataset: config.Dataset, seed: int) -> list[Split]:
+def _least(given: set[str], dataset: config.Dataset) -> dict[str, int]:
+    """How many different images each class needs in each given split; under an empty name, altogether."""
+    if given:
+        needed = {"train": 1 if "validation" in given else 2, "validation": 1, "test": 1}
+        return {name: count for name, count in needed.items() if name in given}
+    # Of what a fold leaves, one goes to training and one to validation.
+    return {"": 3 if dataset.fold is None else max(dataset.folds, 4 if dataset.folds == 2 else 3)}
+
+
+def _parts(whole: Split, splits: list[str], dataset: config.Dataset, seed: int) -> list[Split]:
     """Training, validation and test images: as they were given, as the fold says, or divided here."""
-    if splits is not None:
+    if splits:
         given = {name: whole.take(np.flatnonzero([each == name for each in splits])) for name in set(splits)}
         if "validation" not in given:
             given["train"], given["validation"] = _held_out(given["train"], seed, 1)
@@ -192,7 +194,7 @@ def _held_out(whole: Split, seed: int, parts: int) -> list[Split]:
 
 
 def _assigned(whole: Split, seed: int, parts: int, part: Callable[[int, int], int]) -> list[Split]:
-    """`whole` in parts, none of them without an image of each class; copies of one image go together.
+    """`whole` in parts, class by class; copies of one image go together.
 
     Args:
         whole: the images.
@@ -205,9 +207,6 @@ def _assigned(whole: Split, seed: int, parts: int, part: Callable[[int, int], in
         copies: dict[bytes, list[int]] = {}
         for index in indices:
             copies.setdefault(whole.contents[index], []).append(index)
-        if len(copies) < parts:
-            told = f"{whole.names[indices[0]]} and the others of its class are {len(copies)} different images"
-            raise ThawError(f"{told}, which cannot be divided into {parts} parts; add some")
         for place, group in enumerate(copies.values()):
             members[part(place, len(copies))] += group
     return [whole.take(np.sort(np.array(each))) for each in members]

@@ -1,5 +1,6 @@
 """A picture's file -> its pixels: the same for checks, training and prediction. Nothing here needs TensorFlow."""
 
+import contextlib
 import io
 import math
 from pathlib import Path
@@ -50,7 +51,9 @@ def trouble(content: bytes, megapixels: float) -> str:
         with _opened(io.BytesIO(content), megapixels) as image:
             # At a small size where the format can do that: a file that breaks off is noticed all the same.
             image.draft("RGB", (32, 32))
-            image.load()
+            _upright(image)
+    except MemoryError:
+        raise  # the machine's trouble, not the file's
     except Exception as error:
         return _reason(error)
     return ""
@@ -67,7 +70,9 @@ def _opened(file: Path | io.BytesIO, megapixels: float) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     """RGB of 8 bit, turned as its EXIF data says."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    with contextlib.suppress(Exception):  # a note that cannot be read; the pixels can
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # grey of 16 bit, of which `convert` would keep the dark end alone
         image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
     if image.has_transparency_data:

@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+import lzma
 import os
+import shutil
 import socket
 import tarfile
 import threading
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +22,8 @@ from thaw.errors import ThawError
 
 REACH_SECONDS = 5.0  # for a first answer of a host
 SILENCE_SECONDS = 60.0  # without a byte
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+CONTENT = "content"  # the folder for what was in an archive
 KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its applications
 
 
@@ -79,7 +84,8 @@ def unpacked(url: str, sha256: str | None) -> Path:
     cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
     name = PurePosixPath(urlsplit(url).path).name
     digest = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:10]
-    return durable.made(cache / f"{name.partition('.')[0]}-{digest}", partial(_fetch, url, sha256, name))
+    place = cache / f"{name.partition('.')[0]}-{digest}"
+    return durable.made(place, partial(_fetch, url, sha256, name)) / CONTENT
 
 
 def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
@@ -88,16 +94,15 @@ def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
     try:
         with hurried():
             archive = get_file(
-                name, url, file_hash=sha256, hash_algorithm="sha256", cache_dir=folder, cache_subdir="download"
+                name, url, file_hash=sha256, hash_algorithm="sha256", cache_dir=folder, cache_subdir="archive"
             )
     except Exception as error:  # Keras raises plain ones
         reason = " ".join(str(error).split())
         raise ThawError(
             f"{url} cannot be downloaded ({reason}); give the command again, or another dataset.url"
         ) from error
-    _unpack(Path(archive), url, folder)
-    Path(archive).unlink()
-    Path(archive).parent.rmdir()
+    _unpack(Path(archive), url, folder / CONTENT)
+    shutil.rmtree(folder / "archive")
 
 
 def _unpack(archive: Path, url: str, folder: Path) -> None:
@@ -113,5 +118,5 @@ def _unpack(archive: Path, url: str, folder: Path) -> None:
                 opened.extractall(folder, filter="data")
     except tarfile.FilterError as error:
         raise ThawError(f"{url} would write outside of its folder ({error}); do not use it") from error
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (*DAMAGED, OSError, ValueError, RuntimeError) as error:  # the last for a zip file with a password
         raise ThawError(f"{url} is no whole zip or tar file ({error}); check dataset.url") from error

@@ -18,7 +18,13 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 GREEN, RED, LIGHT = "#009E73", "#D55E00", "#DDDDDD"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
-STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110}
+STYLE = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 110,
+    "text.parse_math": False,
+}  # names of classes may have a $
 
 
 def learning_curves(history: list[dict[str, float]], boundary: int, path: Path) -> None:
@@ -224,11 +230,11 @@ def answers(given: Sequence["Answer"], path: Path) -> None:
             picture.spines[:].set(visible=True, color=colour, linewidth=4)
             wrong = answer.truth not in (None, answer.top[0][0])
             picture.set_title(f"{answer.top[0][0]}, not {answer.truth}" if wrong else answer.top[0][0], fontsize=11,
-                              wrap=True, parse_math=False)  # fmt: skip
+                              wrap=True)  # fmt: skip
             names = [name for name, _ in answer.top]
             bars.barh(range(len(names)), [value for _, value in answer.top], color=[colour, *[LIGHT] * len(names)])
             for place, (name, value) in enumerate(answer.top):
-                bars.text(0.02, place, f"{name} {100 * value:.0f} %", va="center", fontsize=9, parse_math=False)
+                bars.text(0.02, place, f"{name} {100 * value:.0f} %", va="center", fontsize=9)
             bars.invert_yaxis()
             bars.set(xlim=(0, 1), xticks=[], yticks=[])
             bars.spines[:].set_visible(False)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 Known = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
+NAME = "fingerprints.db"
 MANY = 500  # files; reading fewer takes no time that one would want to see passing
 
 
@@ -45,6 +46,18 @@ def judged(
         OSError: there is no such file; or, without `judge`, one cannot be read.
     """
     asked = [_state(path) for path in paths]
+    try:
+        return _judged(asked, store, rules, judge)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:  # damaged; it only spares work that can be done again
+        (store / NAME).unlink()
+        return _judged(asked, store, rules, judge)
+
+
+def _judged(
+    asked: list[Known], store: Path, rules: str, judge: Callable[[bytes], str] | None
+) -> list[tuple[bytes, str]]:
     with _database(store) as database:
         found = _remembered(database, asked, rules)
     new = [state for state in dict.fromkeys(asked) if state not in found]
@@ -65,7 +78,7 @@ def judged(
 @contextlib.contextmanager
 def _database(store: Path) -> Iterator[sqlite3.Connection]:
     store.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(store / "fingerprints.db", timeout=60)) as database, database:
+    with contextlib.closing(sqlite3.connect(store / NAME, timeout=60)) as database, database:
         database.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, time INT, digest BLOB)")
         database.execute(
             "CREATE TABLE IF NOT EXISTS verdicts (digest BLOB, rules TEXT, said TEXT, PRIMARY KEY (digest, rules))"

@@ -104,14 +104,15 @@ def worst(store: Store, run: Run, count: int) -> list[Picture]:
     """The test images to whose true class the run gave the least probability, the least first."""
     part = _dataset(store, run).test
     place = {name: index for index, name in enumerate(part.names)}
-    lines = sorted(records.predictions(store.client, run.info.run_id), key=lambda line: float(line[line["true"]]))
-    return [Picture(line["file"], part.images[place[line["file"]]], line["true"]) for line in lines[:count]]
+    answers = records.predictions(store.client, run.info.run_id)
+    least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
+    return [Picture(answer.file, part.images[place[answer.file]], answer.truth) for answer in least]
 
 
 def confused(store: Store, run: Run, count: int = 5) -> list[str]:
     """The pairs of classes that the run took for each other most often, in words."""
-    lines = records.predictions(store.client, run.info.run_id)
-    wrong = Counter((line["true"], line["predicted"]) for line in lines if line["true"] != line["predicted"])
+    answers = records.predictions(store.client, run.info.run_id)
+    wrong = Counter((answer.truth, answer.predicted) for answer in answers if answer.truth != answer.predicted)
     return [f"{truth} taken for {guess}: {number} times" for (truth, guess), number in wrong.most_common(count)]
 
 

@@ -94,15 +94,27 @@ def _run(recorded: Recorded, store: Store) -> Run:
     )  # fmt: skip
 
 
-def predictions(client: MlflowClient, run: str) -> list[dict[str, str]]:
-    """What a run said of each test image: `file`, `true`, `predicted`, and each class's probability; none if lost."""
+@dataclass(frozen=True)
+class Prediction:
+    """What a run said of a test image: its true and predicted class, and each class's probability."""
+
+    file: str
+    truth: str
+    predicted: str
+    probabilities: dict[str, float]
+
+
+def predictions(client: MlflowClient, run: str) -> list[Prediction]:
+    """What a run said of each test image; nothing if that is lost."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = client.download_artifacts(run, "predictions.csv", folder)
         except Exception:  # every kind of artifact store has its own
             return []
         with Path(path).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            reader = csv.reader(file)
+            class_names = next(reader)[3:]  # by place, since a class may be called as a column is
+            return [Prediction(*line[:3], dict(zip(class_names, map(float, line[3:]), strict=True))) for line in reader]
 
 
 def question(client: MlflowClient, experiment: str) -> str:

@@ -201,12 +201,12 @@ def _matrices(client: MlflowClient, variants: list[Variant]) -> tuple[dict[str, 
     class_names: tuple[str, ...] = ()
     for variant in variants:
         answers = records.predictions(client, variant.runs[0].id)
-        names = tuple(answers[0])[3:] if answers else ()
+        names = tuple(answers[0].probabilities) if answers else ()
         if not names or (class_names and names != class_names):
             continue
         class_names = names
         matrix = np.zeros((len(names), len(names)), int)
         for answer in answers:
-            matrix[names.index(answer["true"]), names.index(answer["predicted"])] += 1
+            matrix[names.index(answer.truth), names.index(answer.predicted)] += 1
         matrices[variant.name] = matrix
     return matrices, class_names

@@ -4,13 +4,14 @@ A source of your own is a function here that takes the configuration of the data
 `Listing`; enter it in `SOURCES`, and give it a YAML in `conf/dataset/`.
 """
 
+import csv
+import hashlib
 import os
-import stat
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -18,32 +19,13 @@ from thaw import config, downloads, durable
 from thaw.config import nearest
 from thaw.decoding import ENDINGS
 from thaw.errors import ThawError
+from thaw.listing import Listing, class_trouble, file_trouble, plain
 
 IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # beside all that begins with a dot
-SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-
-
-@dataclass
-class Listing:
-    """The images of a dataset as its source has them.
-
-    Attributes:
-        name: of the dataset.
-        names: what identifies each image within the dataset, such as its path below the dataset's folder.
-        classes: the name of each image's class.
-        splits: the split of each image; None where Thaw is to divide them.
-        images: a file each, or uint8 pixels (images, height, width) or (images, height, width, 3).
-        class_names: of all classes, also those without images.
-        refused: what the source found and cannot take, by name, and why.
-    """
-
-    name: str
-    names: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
-    splits: list[str] | None = None
-    images: Sequence[Path] | np.ndarray = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+SPLITS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "validation", "valid": "validation", "validation": "validation",
+}  # fmt: skip
 
 
 def digits(dataset: config.Dataset, store: Path) -> Listing:
@@ -53,13 +35,13 @@ def digits(dataset: config.Dataset, store: Path) -> Listing:
     scans = load_digits()
     pixels = np.round(scans.images * (255 / 16)).astype(np.uint8)
     names = [f"digits/{index:04d}" for index in range(len(pixels))]
-    class_names = [str(name) for name in scans.target_names]
-    return Listing(dataset.name, names, [class_names[label] for label in scans.target], None, pixels, class_names)
+    classes = [str(scans.target_names[label]) for label in scans.target]
+    return Listing(dataset.name, names, classes, pixels, set(classes))
 
 
 def folder(dataset: config.Dataset, store: Path) -> Listing:
     """One folder per class, either below `train/`, `test/` and perhaps `val/`, or directly."""
-    root = Path(dataset.path).expanduser()
+    root = _path("dataset.path", dataset.path)
     if not root.is_dir():
         raise ThawError(f"dataset.path={dataset.path} is not a folder; give one that has a folder of images per class")
     return _listed(root, dataset.name or root.resolve().name)
@@ -67,42 +49,17 @@ def folder(dataset: config.Dataset, store: Path) -> Listing:
 
 def table(dataset: config.Dataset, store: Path) -> Listing:
     """A CSV or Parquet file that names images, their labels and, where it has that column, their splits."""
-    import pandas
-
-    path = Path(dataset.path).expanduser()
-    readers = {".csv": _csv, ".parquet": pandas.read_parquet}
-    if path.suffix.lower() not in readers or not path.is_file():
+    path = _path("dataset.path", dataset.path)
+    if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
         raise ThawError(f"dataset.path={dataset.path} is no table; give a .csv or .parquet file of images and labels")
-    try:
-        rows = readers[path.suffix.lower()](path)
-    except Exception as error:  # of a file that only ends like a table
-        raise ThawError(f"dataset.path={dataset.path} cannot be read as a table ({error}); mend it") from error
-    columns, known = dataset.columns, [str(each) for each in rows.columns]
-    for key, name in (("image", columns.image), ("label", columns.label)):
-        if name not in known:
-            raise ThawError(
-                f"{path} has no column {name}, only {', '.join(known)}; set dataset.columns.{key}=NAME"
-                f"{nearest(name, known)}"
-            )
-    divided = columns.split in known
-    found = Listing(dataset.name or path.stem, splits=[] if divided else None)
-    base = Path(dataset.root).expanduser() if dataset.root else path.parent
-    labels = {}
-    for number, row in enumerate(rows.to_dict("records"), 2):
-        name, label = _text(row[columns.image]), _text(row[columns.label])
-        split = SPLITS.get(_text(row[columns.split]).lower(), "") if divided else None
-        trouble = _row_trouble(name, label, split, labels) or _trouble(base / name)
-        if trouble:
-            found.refused[f"row {number} ({name})" if name else f"row {number}"] = trouble
-        if not trouble or (name in labels and labels[name] != label):
-            _add(found, unicodedata.normalize("NFC", Path(name).as_posix()), label, split, base / name)
-        labels.setdefault(name, label)
-    found.class_names = sorted(set(found.classes))
-    return found
+    base = _path("dataset.root", dataset.root) if dataset.root else path.parent
+    return _tabled(path, base, dataset.name or path.stem, dataset.columns, dataset.fold is None)
 
 
 def archive(dataset: config.Dataset, store: Path) -> Listing:
     """An archive of such a folder, downloaded and unpacked once into Keras' cache."""
+    if not dataset.url:
+        raise ThawError("dataset.url has no value; give the address of a zip or tar file")
     root = downloads.unpacked(dataset.url, dataset.sha256)
     while len(inner := _folders(root)) == 1:  # archives wrap what they hold
         root = inner[0]
@@ -126,8 +83,11 @@ def tfds(dataset: config.Dataset, store: Path) -> Listing:
     missing = [each for each in ("image", "label") if each not in builder.info.features]
     if missing:
         raise ThawError(f"{dataset.name} has no {' and no '.join(missing)}; give a dataset of labelled images")
-    place = store / "datasets" / f"{builder.info.name}-{builder.info.version}"
-    return _listed(durable.made(place, partial(_export, tensorflow_datasets, builder)), dataset.name)
+    digest = hashlib.sha256(f"{builder.info.full_name} {builder.data_dir}".encode()).hexdigest()[:10]
+    place = store / "datasets" / f"{builder.info.name}-{digest}"
+    durable.made(place, partial(_export, tensorflow_datasets, builder))
+    columns = config.Columns(image="file", label="class", split="split")
+    return _tabled(place / "labels.csv", place, dataset.name, columns, dataset.fold is None)
 
 
 SOURCES: dict[str, Callable[[config.Dataset, Path], Listing]] = {
@@ -139,134 +99,202 @@ SOURCES: dict[str, Callable[[config.Dataset, Path], Listing]] = {
 }
 
 
+def _path(key: str, given: str | None) -> Path:
+    if not given:
+        raise ThawError(f"{key} has no value; give one with {key}=...")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise ThawError(f"{key}={given} names a home folder that is not known; give the whole path") from error
+
+
 def _listed(root: Path, name: str) -> Listing:
     """The images below a folder that has a folder for each class, perhaps below one for each split."""
-    below = {each.name.lower(): each for each in _folders(root)}
-    parts = {key: below[key] for key in SPLITS if key in below}
-    found = Listing(name)
+    found, parts = Listing(name), defaultdict(list)
+    for each in _folders(root):
+        if each.name.lower() in SPLITS:
+            parts[SPLITS[each.name.lower()]].append(each)
     if not {"train", "test"} & set(parts):
-        parts = {"": root}
+        parts = {"": [root]}
     elif absent := {"train", "test"} - set(parts):
         raise ThawError(
             f"{root} has no folder {absent.pop()}; with train/ there must be test/, and the other way round"
         )
-    elif len(parts) > 3:
-        several = ", ".join(part for part in parts if SPLITS[part] == "validation")
-        raise ThawError(f"{root} has several folders for validation ({several}); leave one of them")
+    elif several := next((each for each in parts.values() if len(each) > 1), None):
+        named = ", ".join(each.name for each in several)
+        raise ThawError(f"{root} has several folders for one split ({named}); leave one of them")
     else:
-        found.splits = []
-    found.images = []
-    for part, folder in parts.items():
-        for each in _folders(folder):
-            class_name = unicodedata.normalize("NFC", _shown(each.name))
-            if not class_name.isprintable():
-                raise ThawError(f"The folder {each.name!r} has a name that does not print; give the class another")
-            found.class_names.append(class_name)
-            for path in sorted(_files(each, found.refused, set())):
-                below = path.relative_to(root).as_posix()
-                if trouble := _trouble(path):
-                    found.refused[_shown(below)] = trouble
-                else:
-                    _add(found, unicodedata.normalize("NFC", below), class_name, SPLITS.get(part), path)
-    found.class_names = sorted(set(found.class_names))
+        found.given = set(parts)
+        _refuse_strays(found, root, root, {each.name for (each,) in parts.values()})
+    for split, (place,) in parts.items():
+        folders = _folders(place)
+        _refuse_strays(found, root, place, {each.name for each in folders})
+        for each in folders:
+            if trouble := class_trouble(each.name):
+                found.refused[plain(each.relative_to(root).as_posix())] = trouble
+                continue
+            found.class_names.add(plain(each.name))
+            for path in sorted(_files(each, root, found.refused, set())):
+                found.add(path.relative_to(root).as_posix(), each.name, split, path)
+    _refuse_equal_names(found)
     return found
 
 
-def _add(found: Listing, name: str, class_name: str, split: str | None, image: Path) -> None:
-    found.names.append(name)
-    found.classes.append(class_name)
-    found.images.append(image)
-    if found.splits is not None:
-        found.splits.append(split)
+def _refuse_strays(found: Listing, root: Path, place: Path, expected: set[str]) -> None:
+    """Name what looks like images beside the folders that are expected there, so that nothing vanishes in silence."""
+    for each in sorted(place.iterdir()):
+        if each.name in expected or _ignored(each.name):
+            continue
+        below = plain(each.relative_to(root).as_posix())
+        if each.is_dir():
+            found.refused[below] = f"is none of {', '.join(sorted(expected))}"
+        elif each.suffix.lower() in ENDINGS or not each.exists():
+            found.refused[below] = "lies in no class" if each.exists() else "is a link to nothing"
+
+
+def _refuse_equal_names(found: Listing) -> None:
+    """Of files whose names differ in nothing that is seen, take none but the first."""
+    seen: set[str] = set()
+    keep = []
+    for index, name in enumerate(found.names):
+        if name in seen:
+            found.refused[f"{name} (a second file of that name)"] = "has a name that differs in what is not seen"
+        else:
+            keep.append(index)
+        seen.add(name)
+    found.names, found.classes, found.splits, found.images = (
+        [each[index] for index in keep] for each in (found.names, found.classes, found.splits, found.images)
+    )
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(each for each in root.iterdir() if each.is_dir() and not _ignored(each.name))
+    try:
+        return sorted(each for each in root.iterdir() if each.is_dir() and not _ignored(each.name))
+    except OSError as error:
+        raise ThawError(f"{root} cannot be read ({error.strerror}); give a folder that can") from error
 
 
 def _ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
 
 
-def _files(folder: Path, refused: dict[str, str], seen: set[str]) -> Iterator[Path]:
+def _files(folder: Path, root: Path, refused: dict[str, str], seen: set[str]) -> Iterator[Path]:
     """Every file below `folder` that is not to be ignored; links are followed, but in no circle."""
     real = os.path.realpath(folder)
     if real in seen:
         return
     seen.add(real)
     try:
-        entries = list(os.scandir(folder))
+        entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
-        refused[str(folder)] = f"cannot be read ({error.strerror})"
+        refused[plain(folder.relative_to(root).as_posix())] = f"cannot be read ({error.strerror})"
         return
     for entry in entries:
         if _ignored(entry.name):
             continue
         if entry.is_dir():
-            yield from _files(folder / entry.name, refused, seen)
+            yield from _files(folder / entry.name, root, refused, seen)
         else:
             yield folder / entry.name
 
 
-def _trouble(path: Path) -> str:
-    """Why a path is of no use, as far as its name and kind tell; nothing if it may be an image."""
-    try:
-        str(path).encode()
-        kind = path.stat().st_mode
-    except UnicodeEncodeError:
-        return "has a name that is not UTF-8"
-    except FileNotFoundError:
-        return "is a link to nothing" if path.is_symlink() else "is not there"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if not stat.S_ISREG(kind):
-        return "is no file"
-    if path.suffix.lower() not in ENDINGS:
-        return f"does not end in {', '.join(sorted(ENDINGS))}"
-    return ""
+def _tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: bool) -> Listing:
+    """The images that a table names.
+
+    Args:
+        path: of the table.
+        base: the folder that its paths start from.
+        name: of the dataset.
+        columns: what they are called.
+        divided: whether the splits that it may name count.
+    """
+    rows, known = _rows(path)
+    for key, column in (("image", columns.image), ("label", columns.label)):
+        if column not in known:
+            raise ThawError(
+                f"{path} has no column {column}, only {', '.join(known)}; set dataset.columns.{key}=NAME"
+                f"{nearest(column, known)}"
+            )
+    divided = divided and columns.split in known
+    found = Listing(name)
+    same: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
+    for number, row in rows:
+        image, label = row[columns.image], row[columns.label]
+        split = (row[columns.split] or "").strip().lower() if divided else ""
+        where = f"row {number} ({plain(image)})" if image else f"row {number}"
+        if image is None or label is None:
+            found.refused[where] = "has a cell that is no text and no number"
+        elif not image:
+            found.refused[where] = "names no image"
+        elif divided and split not in SPLITS:
+            found.refused[where] = "has a split that is none of train, val and test"
+        elif trouble := class_trouble(label):
+            found.refused[where] = trouble
+        else:
+            below = Path(os.path.normpath(image)).as_posix()
+            same[plain(below)].append((where, below, plain(label), SPLITS.get(split, "")))
+    for listed in same.values():
+        where, below, label, split = listed[0]
+        if len({each[2:] for each in listed}) > 1:
+            found.refused |= {each[0]: "is listed several times, with other labels or splits" for each in listed}
+            continue
+        found.refused |= {each[0]: "is listed before" for each in listed[1:]}
+        if trouble := file_trouble(_there(base, below)):
+            found.refused[where] = trouble
+        else:
+            found.add(below, label, split, _there(base, below))
+    if divided:
+        found.given = {"train", "test", *found.splits}
+    return found
 
 
-def _row_trouble(name: str, label: str, split: str | None, labels: dict[str, str]) -> str:
-    if not name:
-        return "names no image"
-    if not label:
-        return "has no label"
-    if split == "":
-        return f"has a split that is none of {', '.join(SPLITS)}"
-    if name in labels:
-        return "is listed before" if labels[name] == label else f"is listed before as {labels[name]}"
-    return ""
+def _there(base: Path, name: str) -> Path:
+    """The file of that name, which the file system may have composed otherwise."""
+    if "\0" in name:
+        return base / name
+    composed = (base / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return next((each for each in (base / name, *composed) if os.path.lexists(each)), base / name)
 
 
-def _csv(path: Path):
+def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str | None]]], list[str]]:
+    """The rows of a table with their numbers, as a text editor counts them, and its columns; None for odd cells."""
     import pandas
 
-    return pandas.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        if path.suffix.lower() == ".csv":
+            frame = pandas.read_csv(
+                path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+            )
+        else:
+            frame = pandas.read_parquet(path, dtype_backend="numpy_nullable")
+    except Exception as error:  # of a file that only ends like a table
+        raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); mend it") from error
+    frame.columns = [str(each).strip() for each in frame.columns]
 
+    def text(value: object) -> str | None:
+        if not pandas.api.types.is_scalar(value) or isinstance(value, bytes):
+            return None
+        if pandas.isna(value):
+            return ""
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
-def _shown(name: str) -> str:
-    """A name that prints, whatever bytes it has."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _text(value: object) -> str:
-    """A cell as text; nothing for a missing one."""
-    return "" if value is None or value != value else str(value).strip()
+    rows = [{key: text(value) for key, value in row.items()} for row in frame.to_dict("records")]
+    return [(number, row) for number, row in enumerate(rows, 2) if any(row.values())], list(frame.columns)
 
 
 def _export(tensorflow_datasets, builder, place: Path) -> None:
-    """Write every image of a TensorFlow dataset as it is encoded there, below its split and class."""
-    names = builder.info.features["label"].int2str
+    """Write every image of a TensorFlow dataset as it is encoded there, and a table of them."""
+    name_of = getattr(builder.info.features["label"], "int2str", str)
     divided = {"train", "test"} <= set(builder.info.splits)
-    for split in builder.info.splits if divided else ["all"]:
-        if divided and split not in SPLITS:
-            continue
-        decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
-        examples = tensorflow_datasets.as_numpy(builder.as_dataset(split, decoders=decoders, shuffle_files=False))
-        for number, example in enumerate(examples):
-            class_name = PurePosixPath(names(int(example["label"]))).name
-            content = example["image"]
-            ending = "png" if content.startswith(b"\x89PNG") else "jpg"
-            file = place / (split if divided else "") / class_name / f"{number:07d}.{ending}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+    with (place / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "class", "split"] if divided else ["file", "class"])
+        for split in [each for each in builder.info.splits if each in SPLITS] if divided else ["all"]:
+            decoders = {"image": tensorflow_datasets.decode.SkipDecoding()}
+            examples = tensorflow_datasets.as_numpy(builder.as_dataset(split, decoders=decoders, shuffle_files=False))
+            for number, example in enumerate(examples):
+                content = example["image"]
+                ending = "png" if content.startswith(b"\x89PNG") else "jpg"
+                name = f"{split}-{number:07d}.{ending}"
+                (place / name).write_bytes(content)
+                writer.writerow([name, name_of(int(example["label"])), *[split] * divided])
