@@ -26,10 +26,12 @@ def main() -> int:
             return 1
         found = comparison.compare(store, arguments.experiment, arguments.metric, arguments.by, arguments.runs)
         report.tell(found, console)
+        if arguments.out or arguments.notebook:
+            from thaw import page
         if arguments.out:
-            console.print(f"Written: {report.write(found, store, arguments.out)}")
+            console.print(f"Written: {page.write(found, store, arguments.out)}")
         if arguments.notebook:
-            console.print(f"Written: {report.note(found, store, ROOT / 'experiments' / 'results')}")
+            console.print(f"Written: {page.note(found, store, ROOT / 'experiments' / 'results')}")
     except ThawError as error:
         console.print(str(error), style=None, markup=False)
         return 1

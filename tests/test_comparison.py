@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, report, tracking
+from thaw import comparison, page, report, tracking
 from thaw.errors import ThawError
 
 IMAGES = 200
@@ -197,8 +197,8 @@ def test_the_table_fits_a_terminal_and_has_every_variant(store, grid):
 
 def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_path):
     found = compared(store)
-    page = report.write(found, store, tmp_path / "out")
-    text = page.read_text()
+    written = page.write(found, store, tmp_path / "out")
+    text = written.read_text()
     assert text.count("<img") == text.count("data:image/png;base64,") >= 6
     for outside in ('src="http', "<link", "@import", "url("):
         assert outside not in text
@@ -211,13 +211,13 @@ def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_pa
 def test_names_from_outside_are_only_text_in_the_page(store, record, tmp_path):
     record(180, backbone="<script>alert(1)</script>")
     record(170, backbone="xception")
-    assert "<script>alert" not in report.write(compared(store), store, tmp_path / "out").read_text()
+    assert "<script>alert" not in page.write(compared(store), store, tmp_path / "out").read_text()
 
 
 def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_path):
     for depth in ("0", "20"):
         record(180, backbone="vgg16", unfreeze=depth, tags={"thaw.command": "python train.py -m unfreeze=0,20"})
-    note = report.note(compared(store), store, tmp_path)
+    note = page.note(compared(store), store, tmp_path)
     text = note.read_text()
     assert text.startswith("# pets\n")
     assert "| unfreeze | Test accuracy (95 %) |" in text
@@ -234,12 +234,12 @@ def test_the_page_is_recorded_with_the_sweep(store, record, tmp_path):
         record(180, unfreeze=depth, tags={"mlflow.parentRunId": parent.info.run_id})
     found = compared(store)
     assert found.question == "Why?"
-    report.write(found, store, tmp_path / "out")
+    page.write(found, store, tmp_path / "out")
     assert [each.path for each in store.client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
 def test_the_mean_of_a_pair_of_values_is_in_the_grid(store, record):
     for depth, percent, right in (("0", "1", 100), ("0", "100", 150), ("20", "100", 200)):
         record(right, unfreeze=depth, fraction=percent)
-    grid = report._grid(compared(store), "unfreeze", "fraction")
+    grid = page._grid(compared(store), "unfreeze", "fraction")
     np.testing.assert_array_equal(grid, [[0.5, 0.75], [np.nan, 1.0]])

@@ -1,23 +1,10 @@
-"""A comparison for people: a table on the terminal, a page to pass on, a note for the lab notebook."""
+"""A comparison in words: a table, what differs for real, what is left out."""
 
-import base64
-import itertools
-from collections.abc import Iterator
-from pathlib import Path
-
-import jinja2
-import numpy as np
-from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
-from thaw import durable, figures, records, tracking
-from thaw.comparison import SHORT, Comparison, Variant
-from thaw.statistics import Interval
-from thaw.tracking import Store
+from thaw.comparison import SHORT, Comparison
 
-CURVES = 14  # variants whose curves are drawn; more are not told apart
-MATRICES = 3
 # What a variant costs: seconds of training, weights that train, training images a second.
 COSTS = {
     "training_seconds": ("seconds", "{:.1f}"),
@@ -39,7 +26,7 @@ def rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
     repeated = any(len(variant.runs) > 1 for variant in found.variants)
     costs = {metric: told for metric, told in COSTS.items() if any(v.cost(metric) is not None for v in found.variants)}
     names = [name for name, _ in costs.values()]
-    headings = [*found.varied, f"{_title(found.metric)} (95 %)", *["runs"] * repeated, *names]
+    headings = [*found.varied, f"{title(found.metric)} (95 %)", *["runs"] * repeated, *names]
     lines = []
     for variant in found.variants:
         score = variant.score
@@ -88,125 +75,6 @@ def _statuses(found: Comparison) -> list[str]:
     return sorted({run.status for run in found.others})
 
 
-def charts(found: Comparison, client: MlflowClient, folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Draw what the runs allow; a title and a PNG for each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    score = _title(found.metric)
-    curves = {variant.name: history for variant in found.variants[:CURVES] if (history := _history(client, variant))}
-    if curves:
-        title = "Learning curves" if len(found.variants) <= CURVES else f"Learning curves of the best {CURVES}"
-        figures.compared_curves(curves, folder / f"{prefix}learning_curves.png")
-        yield title, folder / f"{prefix}learning_curves.png"
-    for key in ("unfreeze", "fraction"):
-        if key in found.varied:
-            path = folder / f"{prefix}{key}.png"
-            figures.against(_lines(found, key), _ordered(found, key), UNITS[key], score, path)
-            yield f"{score} against {key}", path
-    points = {variant.name: (seconds, *_ends(variant.score)) for variant in found.variants[:CURVES]
-              if (seconds := variant.cost("training_seconds")) is not None}  # fmt: skip
-    if len(points) > 1 and "loss" not in found.metric:
-        figures.pareto(points, score, folder / f"{prefix}cost.png")
-        yield f"{score} against training time", folder / f"{prefix}cost.png"
-    wide = [key for key in found.varied if len(_ordered(found, key)) > 1]
-    for first, second in itertools.islice(itertools.combinations(wide, 2), 3):
-        path = folder / f"{prefix}{first}_{second}.png"
-        columns, lines = _ordered(found, second), _ordered(found, first)
-        figures.heat_map(_grid(found, first, second), lines, columns, (first, second, score), path)
-        yield f"{score} by {first} and {second}", path
-    matrices, class_names = _matrices(client, found.variants[:MATRICES])
-    if matrices:
-        figures.confusions(matrices, class_names, folder / f"{prefix}confusion.png")
-        yield "What is taken for what, by the best", folder / f"{prefix}confusion.png"
-
-
-def write(found: Comparison, store: Store, folder: Path) -> Path:
-    """Write `report.html` and its charts, and record the page with the newest sweep that it compares."""
-    drawn = [
-        (title, base64.b64encode(path.read_bytes()).decode()) for title, path in charts(found, store.client, folder)
-    ]
-    headings, lines = rows(found)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("report.html").render(
-        found=found, headings=headings, lines=lines, common=common(found), sentences=sentences(found), charts=drawn,
-        runs=[(variant, run) for variant in found.variants for run in variant.runs],
-    )  # fmt: skip
-    durable.write_text(folder / "report.html", page)
-    parents = [run.parent for variant in found.variants for run in variant.runs if run.parent]
-    if parents:
-        store.client.log_artifact(max(parents, key=parents.count), str(folder / "report.html"))
-    return folder / "report.html"
-
-
-def note(found: Comparison, store: Store, folder: Path) -> Path:
-    """Write `EXPERIMENT.md` and its charts: a result to commit beside its question."""
-    drawn = list(charts(found, store.client, folder, f"{found.experiment.replace('/', '_')}-"))
-    commands = dict.fromkeys(run.command for variant in found.variants for run in variant.runs)
-    text = [
-        f"# {found.experiment}", "", found.question, "", tracking.markdown(*rows(found)), "", common(found), "",
-        *(f"- {sentence}" for sentence in sentences(found)), "",
-        *(f"![{title}]({path.name})\n" for title, path in drawn),
-        "Made by:", "", *(f"    {command}" for command in commands),
-    ]  # fmt: skip
-    path = folder / f"{found.experiment.replace('/', '_')}.md"
-    durable.write_text(path, "\n".join(text).rstrip() + "\n")
-    return path
-
-
-def _title(metric: str) -> str:
+def title(metric: str) -> str:
+    """What a metric is called on paper."""
     return UNITS.get(metric, metric)
-
-
-def _ends(score: Interval) -> tuple[float, float, float]:
-    return score.value, score.low, score.high
-
-
-def _ordered(found: Comparison, key: str) -> list[str]:
-    """The values of a parameter, numbers by size and before words."""
-    values = {variant.values[key] for variant in found.variants}
-    return sorted(values, key=lambda text: (figures.as_number(text) is None, figures.as_number(text) or 0, text))
-
-
-def _lines(found: Comparison, key: str) -> dict[str, dict[str, tuple[float, float, float]]]:
-    lines: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for variant in found.variants:
-        rest = Variant({each: value for each, value in variant.values.items() if each != key}, [], variant.score)
-        name = rest.name if rest.values else "all runs"
-        lines.setdefault(name, {})[variant.values[key]] = _ends(variant.score)
-    return dict(sorted(lines.items())[: len(figures.COLOURS)])
-
-
-def _grid(found: Comparison, first: str, second: str) -> np.ndarray:
-    """The mean score for each pair of values, NaN where there is none."""
-    grid = np.full((len(_ordered(found, first)), len(_ordered(found, second))), np.nan)
-    for row, column in np.ndindex(*grid.shape):
-        pair = (_ordered(found, first)[row], _ordered(found, second)[column])
-        scores = [each.score.value for each in found.variants if (each.values[first], each.values[second]) == pair]
-        if scores:
-            grid[row, column] = np.mean(scores)
-    return grid
-
-
-def _history(client: MlflowClient, variant: Variant) -> list[dict[str, float]]:
-    """Of the variant's first run, for each epoch what the curves show; nothing where it was not recorded."""
-    keys = ("val_loss", "val_accuracy", "stage")
-    points = [client.get_metric_history(variant.runs[0].id, key) for key in keys]
-    return [dict(zip(keys, (point.value for point in each), strict=True)) for each in zip(*points, strict=False)]
-
-
-def _matrices(client: MlflowClient, variants: list[Variant]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The confusion matrices of each variant's first run, and the names of the classes, the same for all."""
-    matrices: dict[str, np.ndarray] = {}
-    class_names: tuple[str, ...] = ()
-    for variant in variants:
-        answers = records.predictions(client, variant.runs[0].id)
-        names = tuple(answers[0].probabilities) if answers else ()
-        if not names or (class_names and names != class_names):
-            continue
-        class_names = names
-        matrix = np.zeros((len(names), len(names)), int)
-        for answer in answers:
-            matrix[names.index(answer.truth), names.index(answer.predicted)] += 1
-        matrices[variant.name] = matrix
-    return matrices, class_names

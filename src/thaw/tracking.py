@@ -199,6 +199,7 @@ def git_tags(root: Path) -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "thaw.git_clean": str(not changes.strip()).lower()}
 
 
+@cache
 def packages() -> list[tuple[str, str]]:
     """Every installed distribution and its version, by name."""
     from importlib.metadata import distributions
