@@ -35,6 +35,7 @@ def main() -> int:
         runtime.start(runtime.share_of_cores({}))
         from thaw import classifier, figures
 
+        print(f"Asked: {run.info.run_name}, run {run.info.run_id}", file=sys.stderr)
         model = classifier.load(store, run)
         answers, unreadable = classifier.classify(model, asked, arguments.top, arguments.explain)
         for answer in answers:

@@ -26,12 +26,14 @@ from thaw.sweep import OpenSweep
 
 def train(config: Config, job: Job) -> Outcome:
     """One run: data, backbone, network, stages, evaluation, each recorded as it comes; a finished run is looked up."""
-    from thaw import data, delivery, tracking
+    # Data, before MLflow is imported, so that what is wrong with it is said at once
+    from thaw import data
 
-    # Data
     began = time.perf_counter()
-    store = tracking.connect(config.tracking.uri, config.store, config.experiment)
     dataset = data.load(config.dataset, config.seed, Path(config.store))
+    from thaw import delivery, tracking
+
+    store = tracking.connect(config.tracking.uri, config.store, config.experiment)
     if job.first:
         console().print(dataset.told, markup=False)
     if found := job.finished(config, dataset, store):
@@ -139,6 +141,7 @@ def main() -> int:
     try:
         composition.register()
         composition.hand_on_credentials()
+        composition.take_paths_as_typed()
         hydra_job()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

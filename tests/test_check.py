@@ -363,7 +363,7 @@ def test_the_command_tells_balance_and_trouble(root, tmp_path, monkeypatch, caps
 
     status, out = run("dataset=folder")
     assert status == 0
-    assert "12 training, 12 validation and 12 test images; 6 to 6 training images a class" in out
+    assert "12 training, 12 validation and 12 test images; 6 training images a class" in out
     assert "cat" in out
     empty_file(root)
     status, out = run("dataset=folder")

@@ -120,6 +120,35 @@ def test_folds_are_paired_as_seeds_are(store, record):
     assert "paired t-test over 3 folds" in found.differences[0].words
 
 
+def test_runs_without_folds_are_not_mixed_with_those_of_a_cross_validation(store, record):
+    for fold in ("None", "0", "1", "2"):
+        record(150 + len(fold), images=f"fold {fold}", **{"with.dataset.fold": fold, **FOLDS})
+    found = compared(store)
+    assert found.varied == ["dataset.folds"]
+    assert sorted(len(each.runs) for each in found.variants) == [1, 3]
+
+
+def test_runs_that_a_variant_leaves_open_are_paired_by_their_mean(store, record):
+    for backbone, gain in (("vgg16", 0), ("xception", 20)):
+        for depth, right in (("0", 100), ("30", 140)):
+            record(right + gain, backbone=backbone, unfreeze=depth)
+    (difference,) = compared(store, by=["unfreeze"]).differences
+    assert "exact McNemar test on 200 images" in difference.words
+
+
+def test_an_interval_of_accuracies_stays_among_them(store, record):
+    for seed, right in enumerate((60, 199, 198)):
+        record(right, seed=str(seed))
+    (variant,) = compared(store).variants
+    assert (variant.score.low, variant.score.high) == (0.0, 1.0)
+
+
+def test_other_choices_with_the_same_result_are_shown_beside_each_other(store, record):
+    for percent in ("1", "10"):
+        record(150, fraction=percent, tags={"thaw.head": "a"})
+    assert [each.values["fraction"] for each in compared(store).variants] == ["10", "1"]
+
+
 def test_a_result_that_was_recorded_twice_counts_once(store, record):
     for _ in range(2):
         record(180, unfreeze="30", tags={"thaw.head": "a", "thaw.finetune": "b"})

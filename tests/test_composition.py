@@ -86,3 +86,19 @@ def test_an_experiment_sweeps_from_any_folder(command, monkeypatch, tmp_path):
     assert status == 0, err
     assert "[2/2] unfreeze=1" in out
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mlruns"]
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "my pics (2024)", "a=b,c", "it's", "große Bücher"])
+def test_paths_are_taken_as_typed(tmp_path, monkeypatch, composed, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (f"~/{name}", f"{tmp_path}/{name}"):
+        monkeypatch.setattr(sys, "argv", ["train.py", "dataset=folder", f"dataset.path={given}", "unfreeze=3"])
+        composition.take_paths_as_typed()
+        assert composed(*sys.argv[1:]).dataset.path == f"{tmp_path}/{name}"
+
+
+def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
+    composition.take_paths_as_typed()
+    assert sys.argv[2] == f"dataset.path={tmp_path}/a,{tmp_path}/b"

@@ -17,6 +17,7 @@ from thaw import decoding, fingerprint
 from thaw.errors import ThawError
 from thaw.listing import Listing
 
+CLASS_LEFT_OUT = "is of a class that is left out"
 TOLD = 50  # lines about single images; more are only counted
 UNEVEN = 10  # times as many images in the largest class as in the smallest
 
@@ -38,7 +39,7 @@ class Findings:
     @property
     def told(self) -> str:
         """All that cannot be used, a line each."""
-        lines = [f"  {name}: {reason}" for name, reason in sorted(self.left_out.items())]
+        lines = [f"  {name}: {reason}" for name, reason in sorted(self.left_out.items()) if reason != CLASS_LEFT_OUT]
         more = [f"  and {len(lines) - TOLD} more"] if len(lines) > TOLD else []
         return "\n".join([*lines[:TOLD], *more])
 
@@ -62,7 +63,7 @@ def examine(listing: Listing, given: set[str], least: dict[str, int], megapixels
     left = [index for index in range(len(listing.names)) if index not in reasons]
     different = {(splits[index], listing.classes[index], contents[index]) for index in left}
     short = _short_classes(listing.class_names, Counter(each[:2] for each in different), least)
-    reasons |= {index: short[listing.classes[index]] for index in left if listing.classes[index] in short}
+    reasons |= {index: CLASS_LEFT_OUT for index in left if listing.classes[index] in short}
     left_out = listing.refused | {listing.names[index]: reason for index, reason in reasons.items()}
     left_out |= {f"class {name}": reason for name, reason in short.items()}
     used = np.array([index for index in left if index not in reasons], np.int64)
@@ -140,6 +141,7 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     try:
         composition.register()
+        composition.take_paths_as_typed()
         with initialize_config_dir(str(composition.CONF), version_base="1.3"):
             settings = check(compose("config", [*sys.argv[1:], "dataset.on_bad=skip"]))
         dataset = data.load(settings.dataset, settings.seed, Path(settings.store))
@@ -158,7 +160,8 @@ def main() -> int:
     console.print(shown)
     console.print(dataset.told, markup=False)
     for name, reason in sorted(dataset.left_out.items()):
-        console.print(f"  {name}: {reason}", markup=False)
+        if reason != CLASS_LEFT_OUT:
+            console.print(f"  {name}: {reason}", markup=False)
     return int(bool(dataset.left_out))
 
 

@@ -31,6 +31,7 @@ ASIDE = (
     "tracking.experiment",
 )
 TESTED = 4  # of the best variants, each against each other
+SHARES = ("accuracy", "f1")  # metrics in [0, 1]
 LOWER_IS_BETTER = ("loss", "seconds", "parameters")
 
 
@@ -153,10 +154,10 @@ def compare(store: Store, experiment: str | None, metric: str, by: list[str], ru
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
-    """Of finished runs with the same stages the newest: they are one result, trained again or recorded again."""
+    """Of finished runs with the same stages and choices the newest: one result, trained again or recorded again."""
     seen, kept = set(), []
     for run in runs:
-        result = (run.stages, run.params.get("activations.dtype"))
+        result = (run.stages, run.params.get("activations.dtype"), *(run.params.get(key) for key in SHORT))
         if run.status == "FINISHED" and run.stages:
             if result in seen:
                 continue
@@ -198,7 +199,10 @@ def _score(runs: list[Run], metric: str) -> Interval:
     """Over several runs their mean; of one the interval that the number of test images alone gives to an accuracy."""
     values = [run.metrics[metric] for run in runs]
     if len(values) > 1:
-        return statistics.mean(values)
+        mean = statistics.mean(values)
+        if not any(share in metric for share in SHARES):
+            return mean
+        return Interval(mean.value, max(0.0, mean.low), min(1.0, mean.high))
     images = int(runs[0].params.get("images.test", 0))
     if metric == "test_accuracy" and images:
         return statistics.share(round(values[0] * images), images)
@@ -218,7 +222,8 @@ def _differences(client: MlflowClient, best: list[Variant], metric: str) -> tupl
         else:
             unpaired.append(f"{first.name} and {second.name}")
     corrected = statistics.holm([each.p_value for each in found]) if found else []
-    told = f"not tested on the same images: {'; '.join(unpaired)}" if unpaired else ""
+    more = f" and {len(unpaired) - 1} other pairs" if len(unpaired) > 1 else ""
+    told = f"not tested on the same images: {unpaired[0]}{more}" if unpaired else ""
     return [
         Difference(each.better, each.other, each.by, each.test, each.p_value, value)
         for each, value in zip(found, corrected, strict=True)
@@ -227,25 +232,38 @@ def _differences(client: MlflowClient, best: list[Variant], metric: str) -> tupl
 
 def _difference(first: Variant, second: Variant, answers: Callable[[str], dict]) -> Difference | None:
     """Over the seeds or folds that both have, if there are two; else over the test images of one run each."""
-    others = {(run.seed, run.images): run for run in second.runs}
-    pairs = [(run, others[run.seed, run.images]) for run in first.runs if (run.seed, run.images) in others]
-    if len(pairs) > 1:
-        scores = [[run.metrics["test_accuracy"] for run in each] for each in zip(*pairs, strict=True)]
-        if len({run.params.get("dataset.fold") for run, _ in pairs}) > 1:
-            overlap = 1 / (int(pairs[0][0].params["dataset.folds"]) - 1)
+    one, other = _by_split(first.runs), _by_split(second.runs)
+    shared = [key for key in one if key in other]
+    if len(shared) > 1:
+        scores = [[_mean_accuracy(each[key]) for key in shared] for each in (one, other)]
+        if len({fold for _, fold, _ in shared}) > 1:
+            overlap = 1 / (int(first.runs[0].params["dataset.folds"]) - 1)
             by, p_value = statistics.over_seeds(*scores, overlap)
-            return Difference(first, second, by, f"paired t-test over {len(pairs)} folds, corrected", p_value)
+            return Difference(first, second, by, f"paired t-test over {len(shared)} folds, corrected", p_value)
         by, p_value = statistics.over_seeds(*scores)
-        return Difference(first, second, by, f"paired t-test over {len(pairs)} seeds", p_value)
-    same = pairs or [(one, other) for one in first.runs for other in second.runs if one.images == other.images]
+        return Difference(first, second, by, f"paired t-test over {len(shared)} seeds", p_value)
+    same = [(one[key][0], other[key][0]) for key in shared]
+    same += [(run, another) for run in first.runs for another in second.runs if run.images == another.images]
     if not same:
         return None
-    one, other = (answers(run.id) for run in same[0])
-    if set(one) != set(other) or not one:
+    said = [answers(run.id) for run in same[0]]
+    if set(said[0]) != set(said[1]) or not said[0]:
         return None
-    right = [np.array([each[name] for name in sorted(one)]) for each in (one, other)]
-    test = f"exact McNemar test on {len(one)} images"
+    right = [np.array([each[name] for name in sorted(each)]) for each in said]
+    test = f"exact McNemar test on {len(said[0])} images"
     return Difference(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
+
+
+def _by_split(runs: list[Run]) -> dict[tuple[str, str, str], list[Run]]:
+    """The runs by seed, fold and test images; several in a place where they differ in what a variant leaves open."""
+    found: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.seed, run.params.get("dataset.fold", ""), run.images), []).append(run)
+    return found
+
+
+def _mean_accuracy(runs: list[Run]) -> float:
+    return float(np.mean([run.metrics["test_accuracy"] for run in runs]))
 
 
 def _answers(client: MlflowClient, run: str) -> dict[tuple[str, str], bool]:

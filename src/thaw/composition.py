@@ -24,6 +24,7 @@ from thaw.errors import ThawError, redact
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ and experiments/
 CONF = ROOT / "conf"
+PATHS = ("dataset.path", "dataset.root", "weights.path", "store")
 
 
 def register() -> None:
@@ -64,6 +65,17 @@ def hand_on_credentials() -> None:
         if key.lstrip("+") == "tracking.uri" and redact(value) != value:
             os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
             sys.argv[number] = f"{key}=${{oc.env:MLFLOW_TRACKING_URI}}"
+
+
+def take_paths_as_typed() -> None:
+    """Quote paths on the command line, where Hydra stumbles over brackets, and over a ~ for the home folder."""
+    for number, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        path = os.path.expanduser(value)
+        if key.lstrip("+") in PATHS and not re.fullmatch(r"[\w./-]*", path) and os.path.exists(path):
+            sys.argv[number] = f"{key}='{path.replace(chr(39), chr(92) + chr(39))}'"
+        elif key.lstrip("+") in PATHS and path != value:
+            sys.argv[number] = f"{key}={path}"
 
 
 def parse(lines: Iterable[str]) -> list[Override]:

@@ -90,9 +90,10 @@ class Dataset:
         """How large it is and how even, in one sentence."""
         counts = np.bincount(self.train.labels, minlength=len(self.class_names))
         least, most = counts.min(), counts.max()
+        each = f"{least} to {most}" if least < most else str(least)
         told = (
             f"{self.name}: {len(self.class_names)} classes, {len(self.train)} training, {len(self.validation)} "
-            f"validation and {len(self.test)} test images; {least} to {most} training images a class"
+            f"validation and {len(self.test)} test images; {each} training images a class"
         )
         if most > check.UNEVEN * least:
             told += ", which training.class_weights=balanced would make up for"

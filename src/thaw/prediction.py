@@ -113,7 +113,8 @@ def confused(store: Store, run: Run, count: int = 5) -> list[str]:
     """The pairs of classes that the run took for each other most often, in words."""
     answers = records.predictions(store.client, run.info.run_id)
     wrong = Counter((answer.truth, answer.predicted) for answer in answers if answer.truth != answer.predicted)
-    return [f"{truth} taken for {guess}: {number} times" for (truth, guess), number in wrong.most_common(count)]
+    told = [(f"{truth} taken for {guess}", number) for (truth, guess), number in wrong.most_common(count)]
+    return [f"{pair}: {number} time{'s' * (number > 1)}" for pair, number in told]
 
 
 def _dataset(store: Store, run: Run) -> data.Dataset:

@@ -77,7 +77,7 @@ class Progress(keras.callbacks.Callback):
     def _bar(self, done: float, logs: dict) -> Table:
         line = Table.grid(padding=(0, 1))
         words = " · ".join([*_numbers(logs), self._left(done)])
-        line.add_row(Text(self._where(done)), ProgressBar(self.total, done, width=24), Text(words))
+        line.add_row(Text(self._where(done)), ProgressBar(self.total, done, width=12), Text(words))
         return line
 
     def _where(self, done: float) -> str:
@@ -90,5 +90,5 @@ class Progress(keras.callbacks.Callback):
 
 
 def _numbers(logs: dict) -> list[str]:
-    shown = {"loss": "loss", "accuracy": "accuracy", "val_accuracy": "validation accuracy"}
+    shown = {"loss": "loss", "accuracy": "accuracy", "val_accuracy": "validation"}
     return [f"{name} {float(logs[key]):.3f}" for key, name in shown.items() if key in logs]

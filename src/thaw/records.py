@@ -86,6 +86,8 @@ def _run(recorded: Recorded, store: Store) -> Run:
     info, data = recorded.info, recorded.data
     used = [each.dataset.digest for each in recorded.inputs.dataset_inputs] if recorded.inputs else []
     params = {key.removeprefix(DETAIL): value for key, value in data.params.items()}
+    if params.get("dataset.fold", "None") == "None":  # no cross-validation, whatever the number of folds
+        params = {key: value for key, value in params.items() if key not in ("dataset.fold", "dataset.folds")}
     return Run(
         info.run_id, info.run_name, info.status, params, data.metrics, " ".join(used),
         " ".join(data.tags.get(f"thaw.{stage}", "") for stage in ("head", "finetune")).strip(),

@@ -43,7 +43,8 @@ def tell(found: Comparison, console: Console) -> None:
     headings, lines = rows(found)
     shown = Table(title=f"{found.experiment}: {found.question}".rstrip(": "), title_justify="left", header_style="bold")
     for number, heading in enumerate(headings):
-        shown.add_column(heading, justify="left" if number < len(found.varied) else "right")
+        justify = "left" if number < len(found.varied) else "right"
+        shown.add_column(heading, justify=justify, overflow="fold")
     for line in lines:
         shown.add_row(*line)
     console.print(shown)

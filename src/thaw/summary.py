@@ -6,6 +6,7 @@ the runs of other processes, and those that failed.
 
 import contextlib
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console)
         console.print("Side by side in MLflow (start it with make ui):")
         for title, page in store.pages(sent.experiment, sent.run).items():
             console.print(f"  {title}: {page}", soft_wrap=True, highlight=False)
+        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}", soft_wrap=True)
     _tell(pending, root, console)
     return complete
 
