@@ -26,7 +26,7 @@ SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WRONG = ("Something went wrong", "not found", "Error", "error", "Failed")
+WRONG = ("Something went wrong", "not found", "Error", "Failed")
 
 
 @pytest.fixture(scope="module")

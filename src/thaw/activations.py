@@ -182,7 +182,7 @@ class Activations:
         crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
         kinds = (_single(crossing), *images.element_spec[1:])
         dataset = tf.data.Dataset.from_generator(batches, output_signature=kinds)
-        return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(tf.data.AUTOTUNE)
+        return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(pipeline.PREFETCH)
 
     def _outputs(self, model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
         """What the model makes of each batch's inputs, with the labels and weights.

@@ -15,6 +15,7 @@ from thaw.config import Augmentation
 from thaw.data import Split
 from thaw.decoding import read
 
+PREFETCH = 4  # batches; left to TensorFlow, this grows to gigabytes where training is slower than reading
 SAMPLE = 512  # images: enough for the statistics of batch normalisation
 
 
@@ -130,7 +131,7 @@ def array_batches(
     )
     count = sum(-(-len(order) // batch_size) for _, order in epochs)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(tf.data.AUTOTUNE)
+    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(PREFETCH)
 
 
 def sample(split: Split, size: int) -> Iterator[np.ndarray]:
@@ -166,4 +167,4 @@ def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, v
         return image, labels[row], weight
 
     images = places.map(loaded, tf.data.AUTOTUNE, deterministic=True)
-    return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return images.batch(batch_size, drop_remainder=True).prefetch(PREFETCH)
