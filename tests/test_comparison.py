@@ -136,6 +136,23 @@ def test_runs_that_a_variant_leaves_open_are_paired_by_their_mean(store, record)
     assert "exact McNemar test on 200 images" in difference.words
 
 
+def test_where_a_variant_holds_both_only_folds_are_paired_as_folds(store, record):
+    for depth, gain in (("0", 0), ("30", 9)):
+        for fold in ("None", "0", "1", "2"):
+            images = f"fold {fold}"
+            record(100 + gain + len(fold), images=images, unfreeze=depth, **{"with.dataset.fold": fold, **FOLDS})
+    (difference,) = compared(store, by=["unfreeze"]).differences
+    assert "paired t-test over 3 folds, corrected" in difference.words
+
+
+def test_one_seed_in_several_places_is_one_seed(store, record):
+    for depth, gain in (("0", 0), ("30", 9)):
+        for images in ("one", "other"):
+            record(100 + gain, images=images, unfreeze=depth)
+    (difference,) = compared(store, by=["unfreeze"]).differences
+    assert "exact McNemar test" in difference.words
+
+
 def test_an_interval_of_accuracies_stays_among_them(store, record):
     for seed, right in enumerate((60, 199, 198)):
         record(right, seed=str(seed))

@@ -68,7 +68,7 @@ def examine(listing: Listing, given: set[str], least: dict[str, int], megapixels
     left_out |= {f"class {name}": reason for name, reason in short.items()}
     used = np.array([index for index in left if index not in reasons], np.int64)
     if len({listing.classes[index] for index in used}) < 2:
-        named = sorted(set(listing.class_names))
+        named = sorted(listing.class_names)
         found = f"it has {', '.join(named[:5])}{' and more' * (len(named) > 5)}" if named else "it has none"
         said = f", of which these cannot be used:\n{Findings(contents, left_out, used).told}" if left_out else ""
         raise ThawError(f"{listing.name} needs at least two classes of images; {found}{said}")

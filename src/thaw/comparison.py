@@ -31,6 +31,7 @@ ASIDE = (
     "tracking.experiment",
 )
 TESTED = 4  # of the best variants, each against each other
+Key = tuple[str, str, str]  # a run's seed, its fold or nothing, and what identifies its test images
 SHARES = ("accuracy", "f1")  # metrics in [0, 1]
 LOWER_IS_BETTER = ("loss", "seconds", "parameters")
 
@@ -234,14 +235,16 @@ def _difference(first: Variant, second: Variant, answers: Callable[[str], dict])
     """Over the seeds or folds that both have, if there are two; else over the test images of one run each."""
     one, other = _by_split(first.runs), _by_split(second.runs)
     shared = [key for key in one if key in other]
-    if len(shared) > 1:
-        scores = [[_mean_accuracy(each[key]) for key in shared] for each in (one, other)]
-        if len({fold for _, fold, _ in shared}) > 1:
-            overlap = 1 / (int(first.runs[0].params["dataset.folds"]) - 1)
-            by, p_value = statistics.over_seeds(*scores, overlap)
-            return Difference(first, second, by, f"paired t-test over {len(shared)} folds, corrected", p_value)
-        by, p_value = statistics.over_seeds(*scores)
-        return Difference(first, second, by, f"paired t-test over {len(shared)} seeds", p_value)
+    folds = [key for key in shared if key[1]]
+    seeds = list({seed: (seed, *rest) for seed, *rest in shared}.values())
+    if len({fold for _, fold, _ in folds}) > 1:
+        # As many test images for each training image as the fewest folds leave.
+        overlap = max(1 / (int(run.params["dataset.folds"]) - 1) for key in folds for run in one[key])
+        by, p_value = statistics.over_seeds(*_accuracies(folds, one, other), overlap)
+        return Difference(first, second, by, f"paired t-test over {len(folds)} folds, corrected", p_value)
+    if len(seeds) > 1:
+        by, p_value = statistics.over_seeds(*_accuracies(seeds, one, other))
+        return Difference(first, second, by, f"paired t-test over {len(seeds)} seeds", p_value)
     same = [(one[key][0], other[key][0]) for key in shared]
     same += [(run, another) for run in first.runs for another in second.runs if run.images == another.images]
     if not same:
@@ -254,16 +257,17 @@ def _difference(first: Variant, second: Variant, answers: Callable[[str], dict])
     return Difference(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
 
 
-def _by_split(runs: list[Run]) -> dict[tuple[str, str, str], list[Run]]:
+def _by_split(runs: list[Run]) -> dict[Key, list[Run]]:
     """The runs by seed, fold and test images; several in a place where they differ in what a variant leaves open."""
-    found: dict[tuple[str, str, str], list[Run]] = {}
+    found: dict[Key, list[Run]] = {}
     for run in runs:
         found.setdefault((run.seed, run.params.get("dataset.fold", ""), run.images), []).append(run)
     return found
 
 
-def _mean_accuracy(runs: list[Run]) -> float:
-    return float(np.mean([run.metrics["test_accuracy"] for run in runs]))
+def _accuracies(keys: list[Key], *variants: dict[Key, list[Run]]) -> list[list[float]]:
+    """For each variant its mean accuracy at each key."""
+    return [[float(np.mean([run.metrics["test_accuracy"] for run in each[key]])) for key in keys] for each in variants]
 
 
 def _answers(client: MlflowClient, run: str) -> dict[tuple[str, str], bool]:

@@ -73,7 +73,8 @@ def take_paths_as_typed() -> None:
         key, _, value = argument.partition("=")
         path = os.path.expanduser(value)
         if key.lstrip("+") in PATHS and not re.fullmatch(r"[\w./-]*", path) and os.path.exists(path):
-            sys.argv[number] = f"{key}='{path.replace(chr(39), chr(92) + chr(39))}'"
+            quoted = path.replace("'", r"\'")
+            sys.argv[number] = f"{key}='{quoted}'"
         elif key.lstrip("+") in PATHS and path != value:
             sys.argv[number] = f"{key}={path}"
 

@@ -242,6 +242,9 @@ class _Waiting(keras.callbacks.Callback):
         options.experimental_optimization.inject_prefetch = False  # it would fetch before anybody asks
         return batches.map(passed).with_options(options)
 
+    def set_model(self, model):
+        """Hold no network: TensorFlow keeps what a dataset calls until the process ends, and this with it."""
+
     def on_epoch_begin(self, epoch, logs=None):
         self.seconds = 0.0
 
