@@ -39,7 +39,7 @@ def train(config: Config, job: Job) -> Outcome:
     if found := job.finished(config, dataset, store):
         console().print(f"{job.label} · finished before")
         return found
-    runtime.start(config.threads or job.threads)
+    runtime.start(config.threads or job.threads, config.training.precision, config.training.strategy)
     from keras.callbacks import TensorBoard
 
     from thaw import backbone, evaluation, network, pipeline, recording, stage
@@ -112,8 +112,8 @@ def hydra_job(composed: DictConfig) -> None:
         if told is None:
             traceback.print_exc()
             told = redact(f"{type(error).__name__}: {error}")
-        print(f"{job.label} FAILED: {told}", file=sys.stderr, flush=True)
         outcome = Outcome(job.name, "FAILED", job.choices, error=told)
+        print(outcome.told(job.label), file=sys.stderr, flush=True)
     finally:
         runtime.release()
         if not job.sweep:

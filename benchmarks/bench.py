@@ -111,8 +111,9 @@ def measure(case: Case, repeats: int, folder: Path, progress: Progress) -> dict:
     taken: dict[str, list[float]] = {"plain": [], "thaw": [], "another": [], "floor": [], "cached": []}
     task = progress.add_task(case.name, total=4 * repeats)
     another = max(case.depths) + 10
-    for number in range(repeats):
-        place = folder / f"repeat-{number}"  # no comma, which would make it several values for Hydra
+    for _ in range(repeats):
+        # One of its own, as this process keeps what it opened; without a comma, which Hydra takes for several values.
+        place = Path(tempfile.mkdtemp(dir=folder))
         parts = {
             "plain": lambda: plain.sweep(case, place / "plain"),  # noqa: B023
             "thaw": lambda: thaw(case, case.depths, place / "store"),  # noqa: B023

@@ -115,7 +115,7 @@ def test_random_weights_count_only_while_there_are_no_others(command, monkeypatc
     assert command(*plan)[0] == 0
     assert "finished before" in command(*plan)[1]
     monkeypatch.setattr(downloads, "reachable", lambda *_: True)
-    monkeypatch.setattr("train.runtime.start", lambda threads: 1 / 0)  # it would train
+    monkeypatch.setattr("train.runtime.start", lambda *_: 1 / 0)  # it would train
     assert "ZeroDivisionError" in command(*plan)[2]
 
 

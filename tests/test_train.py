@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -283,7 +284,7 @@ def test_an_interrupt_that_tensorflow_swallows_still_interrupts(command, client,
 
 def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
     store = tmp_path / "mlruns"
-    sweep = ["-m", *TINY, "unfreeze=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"store={store}"]
+    sweep = ["-m", *TINY, "unfreeze=0,1,2", "hydra/launcher=local", "hydra.launcher.n_jobs=2", f"store={store}"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *sweep], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -293,7 +294,6 @@ def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
     runs = runs_of(client, parent)
     assert {run.info.run_name for run in runs} == {"unfreeze=0", "unfreeze=1", "unfreeze=2"}
     assert {run.info.status for run in runs} == {"FINISHED"}
-    import os
 
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert {run.data.params["with.threads"] for run in runs} == {str(share)}
@@ -331,6 +331,68 @@ def test_fifty_runs_in_one_process_leave_memory_as_they_found_it(command, tmp_pa
         used.append(psutil.Process().memory_info().rss)
     # TensorFlow keeps the graph of each training step, which is 2 MB; a network that stays is 9 MB.
     assert used[-1] - used[9] < 40 * 4e6, [each // 2**20 for each in used]
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_is_another_result_that_keeps_its_promises(command, client, precision):
+    import keras
+
+    plan = [*TINY, "unfreeze=3", "training.finetune.epochs=2"]
+    for extra in ([], [f"training.precision={precision}"], [f"training.precision={precision}", "activations=off"]):
+        status, _, err = command(*plan, *extra, *(["rerun=true"] if "activations=off" in extra else []))
+        assert status == 0, err
+    again, mixed, plain = client().search_runs(["1"])
+    losses = [
+        [p.value for p in client().get_metric_history(r.info.run_id, "train_loss")] for r in (again, mixed, plain)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert np.allclose(losses[1], losses[2], rtol=0.1)  # of random weights, which forgive less than others
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_two_gpus_are_asked_for_where_there_are_none(command):
+    status, _, err = command(*TINY, "training.strategy=mirrored")
+    assert status == 1
+    assert "training.strategy=mirrored needs two GPUs or more, and TensorFlow sees 0" in err
+    assert "Traceback" not in err
+
+
+TWO_DEVICES = """
+import sys
+
+import tensorflow as tf
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import train
+
+for strategy in ("single", "mirrored"):
+    sys.argv = ["train.py", *sys.argv[1:], f"training.strategy={strategy}"]
+    assert train.main() == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["null", "balanced"])
+def test_two_devices_come_to_what_one_does(client, tmp_path, weights):
+    """40 images in batches of 16: one device has nothing but filling in its half of the last batch."""
+    plan = [*TINY, "unfreeze=6", "threads=1", "training.batch_size=16", f"training.class_weights={weights}"]
+    epochs = ["training.head.epochs=2", "training.finetune.epochs=2", f"store={tmp_path / 'mlruns'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES, *plan, *epochs],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    mirrored, single = client().search_runs(["1"])
+    assert mirrored.data.params["with.training.strategy"] == "mirrored"
+    for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
+        found = [[p.value for p in client().get_metric_history(r.info.run_id, name)] for r in (mirrored, single)]
+        assert len(found[0]) == 4
+        assert np.allclose(*found, rtol=1e-5, atol=0), name
 
 
 @pytest.mark.real

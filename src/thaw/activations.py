@@ -190,7 +190,7 @@ class Activations:
         Not by `batches.map`: TensorFlow optimises functions inside a dataset otherwise, which moves the last bits.
         """
         if model not in self.traced:
-            self.traced[model] = tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
+            self.traced[model] = tf.function(lambda inputs: _widened(model(inputs, training=False)))
         for inputs, labels, weights in batches:
             yield [tensor.numpy() for tensor in self.traced[model](inputs)], labels, weights
 
@@ -200,7 +200,14 @@ class Activations:
             "cut": [type(self.network.head[0]).__name__, *cut.tensors],
             "images": [self.network.size, split.digest],
             "view": None if number is None else [views.policy.model_dump(), views.seed, number],
-            "kept": [self.settings.dtype, batch_size, tf.__version__, keras.__version__, signature.code()],
+            "kept": [
+                self.settings.dtype,
+                keras.config.dtype_policy().name,
+                batch_size,
+                tf.__version__,
+                keras.__version__,
+                signature.code(),
+            ],
         }
         return _hash(parts)
 
@@ -257,6 +264,11 @@ class Activations:
             except (Timeout, RuntimeError):  # read by another process, or by this one
                 continue
         return total <= self.settings.max_gigabytes
+
+
+def _widened(outputs) -> list[tf.Tensor]:
+    """The tensors as float32, whatever the layers compute in."""
+    return [each if each.dtype == tf.float32 else tf.cast(each, tf.float32) for each in keras.tree.flatten(outputs)]
 
 
 def _hash(parts: list | dict) -> str:

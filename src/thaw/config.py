@@ -115,6 +115,8 @@ class Training(Section):
 
     batch_size: int = Field(ge=1)
     class_weights: Literal["balanced"] | None
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
+    strategy: Literal["auto", "single", "mirrored"]
     evaluate: Literal["best", "last"]
     head: Stage
     finetune: Stage

@@ -43,10 +43,22 @@ class Outcome:
     place: str | None = None
     error: str | None = None
 
-    def write(self, folder: Path) -> None:
+    def write(self, launch: Path) -> None:
         """Leave it in the run's folder of the launch."""
         with contextlib.suppress(OSError):  # no room: it counts as lost
-            durable.write_text(folder / "outcome.json", json.dumps(asdict(self)))
+            durable.write_text(launch / "outcome.json", json.dumps(asdict(self)))
+
+    @staticmethod
+    def left(launch: Path) -> "Outcome | None":
+        """What was left in that folder."""
+        file = launch / "outcome.json"
+        return Outcome(**json.loads(file.read_text())) if file.exists() else None
+
+    def told(self, label: str) -> str:
+        """It in one line, for a terminal."""
+        if self.status == "FINISHED":
+            return f"{label} · test accuracy {self.test_accuracy:.4f} · {self.seconds:.1f} s"
+        return f"{label} {self.status}: {self.error}" if self.error else f"{label} {self.status}"
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,9 @@ def build(backbone: Backbone, head: config.Head, classes: int, size: int, depth:
     if head.dropout:
         layers.append(keras.layers.Dropout(head.dropout, seed=seed, name="dropout"))
     initial = keras.initializers.GlorotUniform(seed + 1)
-    layers.append(keras.layers.Dense(classes, "softmax", kernel_initializer=initial, name="probabilities"))
+    layers.append(
+        keras.layers.Dense(classes, "softmax", kernel_initializer=initial, dtype="float32", name="probabilities")
+    )
     _chain(layers, keras.Input(backbone.model.output.shape[1:]))  # gives the head its variables
     trainable = {
         layer.name: frozenset(variable.path for variable in layer.trainable_variables)

@@ -151,6 +151,7 @@ def results(
     test = {f"test_{name}": value for name, value in answers.metrics().items()}
     training_seconds = sum(stage.seconds for stage in stages)
     trains = network.plan(config.unfreeze)
+    waits = [epoch["waiting_seconds"] for epoch in history if "waiting_seconds" in epoch]
     record.metrics(
         {
             **test,
@@ -159,7 +160,7 @@ def results(
             "seconds": seconds,
             "training_seconds": training_seconds,
             "images_per_second": images / training_seconds,
-            "waiting_share": sum(epoch["waiting_seconds"] for epoch in history) / training_seconds,
+            **({"waiting_share": sum(waits) / training_seconds} if waits else {}),
             "trainable_parameters": sum(
                 v.shape.num_elements() for v in network.model.trainable_variables if v.path in trains
             ),

@@ -10,11 +10,22 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from thaw.errors import ThawError
 
-def start(threads: int) -> None:
-    """Import TensorFlow and fix what may differ between two runs of one seed.
+
+def start(threads: int, precision: str = "float32", strategy: str = "single") -> None:
+    """Import TensorFlow and fix what may differ between two runs of one seed; `release` ends what this begins.
 
     Deterministic on the CPU with a fixed number of threads; on a GPU some sums still run in another order.
+
+    Args:
+        threads: of this process, fixed by its first run.
+        precision: the dtype policy of Keras for the networks that are built from now on.
+        strategy: single: on one device; mirrored: on all GPUs, each with its part of a batch; auto: on all if there
+            are several.
+
+    Raises:
+        ThawError: there are not two devices to mirror on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet():
@@ -26,6 +37,22 @@ def start(threads: int) -> None:
         tf.config.experimental.enable_op_determinism()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that each run traces its own functions is no news
         tf.constant(0)
+        import keras
+
+    held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+    keras.config.set_dtype_policy(precision)
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = gpus or tf.config.list_logical_devices("CPU")  # of which there are several only if somebody asked for it
+    if strategy == "mirrored" and len(devices) < 2:
+        raise ThawError(
+            f"training.strategy=mirrored needs two GPUs or more, and TensorFlow sees {len(gpus)}; give "
+            "training.strategy=auto or make them visible"
+        )
+    if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
+        held.enter_context(tf.distribute.MirroredStrategy([device.name for device in devices]).scope())
+
+
+held = contextlib.ExitStack()  # what a run changed of TensorFlow's state
 
 
 def interruptible() -> None:
@@ -50,6 +77,7 @@ def release() -> None:
     """Give back what a run held, so that the next one in this process finds memory as the first did."""
     if "keras" not in sys.modules:  # refused before it began
         return
+    held.close()
     import keras
 
     keras.backend.clear_session(free_memory=False)
@@ -57,10 +85,17 @@ def release() -> None:
 
 
 def share_of_cores(launcher: dict) -> int:
-    """The threads of one run where a launcher trains `n_jobs` of them side by side (-1: one a core)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    side_by_side = launcher.get("n_jobs", 1) or 1
-    return max(1, cores // (cores if side_by_side < 0 else side_by_side))
+    """The threads of one run: those that a cluster gives it, or its share where `n_jobs` train side by side (-1: 1)."""
+    given = launcher.get("cpus_per_task") or launcher.get("num_cpus")
+    if given:
+        return max(1, int(given))
+    side_by_side = launcher.get("n_jobs", 1)
+    return max(1, cores() // side_by_side) if side_by_side > 0 else 1
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

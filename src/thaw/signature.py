@@ -87,6 +87,7 @@ def of_stage(stage: "Stage", config: Config, network: "Network", dataset: Datase
         "class_weights": stage.class_weights,
         "settings": stage.settings.model_dump(exclude={"fraction"}),  # the images say which they are
         "batch_size": config.training.batch_size,
+        "computed": [config.training.precision, config.training.strategy],
         "head": config.head.model_dump(),
         "augmentation": config.augmentation.model_dump(exclude={"name"}),
         "dtype": config.activations.dtype,

@@ -109,12 +109,14 @@ def train(
     _tell(callbacks, model, stage, history)
     left = stage.epochs[len(history) :]
     if left and not _stalled(history, stage.settings.patience):
-        waiting = _Waiting()
-        training = waiting.noticed(batches(left))
+        training, clocks = batches(left), []
+        if not tf.distribute.has_strategy():  # which fetches ahead for each device, so that no step asks
+            clocks = [_Waiting()]
+            training = clocks[0].noticed(training)
         by = list(dict.fromkeys([*by, run]))
         own = [
             _Seeds((seed, stage.number)),
-            waiting,
+            *clocks,
             _History(history, stage.settings.patience),
             _Best(folder / "best.weights.h5", history[:]),
             _State(folder / "state.npz", history, by),
@@ -152,11 +154,32 @@ class _Balanced(keras.losses.Loss):
         return plain * tf.gather(self.class_weights, tf.cast(tf.reshape(y_true, [-1]), tf.int32))
 
 
+class _Shared(keras.losses.Loss):
+    """The mean over a batch that several devices share, where each would take the mean over its own part.
+
+    These parts differ in how many of their images are there to fill up the batch only, and weigh nothing.
+    """
+
+    def __init__(self, mean: keras.losses.Loss):
+        super().__init__()
+        self.mean = mean
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        replicas = tf.distribute.get_replica_context()
+        if replicas is None:  # Keras only asks for the shapes
+            return self.mean(y_true, y_pred, sample_weight)
+        here = tf.reduce_sum(sample_weight)
+        share = here / replicas.all_reduce(tf.distribute.ReduceOp.SUM, here)
+        # Keras divides by the number of devices before it adds their gradients up.
+        return self.mean(y_true, y_pred, sample_weight) * share * replicas.num_replicas_in_sync
+
+
 def _compile(model: keras.Model, stage: Stage) -> None:
     plain = keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
+    loss = _Balanced(stage.class_weights) if stage.class_weights else plain
     model.compile(
         optimizer=OPTIMIZERS[stage.settings.optimizer](stage.settings.learning_rate),
-        loss=_Balanced(stage.class_weights) if stage.class_weights else plain,
+        loss=_Shared(loss) if tf.distribute.has_strategy() else loss,
         # Keras' own running loss counts every batch as full; a metric of the same name takes its place in the logs.
         weighted_metrics=[
             keras.metrics.SparseCategoricalCrossentropy("loss"),

@@ -5,7 +5,6 @@ the runs of other processes, and those that failed.
 """
 
 import contextlib
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -25,8 +24,7 @@ def outcomes(sweep: Sweep) -> list[Outcome]:
     folders = sorted((each for each in Path(sweep.launch).iterdir() if each.name.isdigit()), key=lambda f: int(f.name))
     found = []
     for folder in folders:
-        file = folder / "outcome.json"
-        found.append(Outcome(**json.loads(file.read_text())) if file.exists() else Outcome(folder.name, "LOST", {}))
+        found.append(Outcome.left(folder) or Outcome(folder.name, "LOST", {}))
     return found
 
 
