@@ -84,6 +84,7 @@ def photographs(folder: Path, train: int, validation: int, test: int) -> Path:
             if count <= len(real):
                 shutil.copy(real[number], place)
             else:
-                colours = np.random.default_rng(number).integers(0, 256, (24, 24, 3), np.uint8)
+                seed = [number, *split.encode()]  # no image in two splits
+                colours = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
                 Image.fromarray(colours).resize((348, 348), Image.Resampling.BICUBIC).save(place, quality=90)
     return folder

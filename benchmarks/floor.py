@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 import numpy as np
@@ -57,7 +58,7 @@ def timed() -> Iterator[Clock]:
 
 
 def sweep(case: Case) -> None:
-    """One frozen pass per image and view for the deepest run, and each run's steps on arrays in memory."""
+    """One frozen pass per image and view, for the deepest run; then the steps of the head and of each depth."""
     settings = config.Backbone(name=case.network, image_size=case.size, smallest_size=32, alpha=case.alpha)
     weights = config.Weights(source="file", path=str(case.weights))
     base = backbone.load(settings, weights, case.size, 0, [])
@@ -78,17 +79,24 @@ def sweep(case: Case) -> None:
     cuts = {depth: net.cut(depth) for depth in {0, *case.depths}}
     deepest = cuts[max(case.depths)]
     views = pipeline.Views(policy(case.augmentation), 0, None)
-    epochs = range(2 * case.epochs)
-    numbers = sorted({views.number(epoch) for epoch in epochs}, key=lambda number: number or 0)
-    passes = [(photographs.train, views, number) for number in numbers]
-    passes += [(split, pipeline.PLAIN, None) for split in (photographs.validation, photographs.test)]
-    crossing = [forward(deepest.frozen, split, case.size, *which) for split, *which in passes]
-    for depth in case.depths:
-        for trains in dict.fromkeys([0, depth]):
-            cut = cuts[trains]
-            between = net.between(deepest, cut)
-            inputs = [through(between, each) if between else each for each in crossing]
-            steps(net, cut, trains, inputs, photographs, case.epochs)
+    head_views, finetune_views = (
+        [views.number(epoch) for epoch in range(first, first + case.epochs)] for first in (0, case.epochs)
+    )
+    frozen = traced(deepest.frozen)
+    train = {
+        number: forward(frozen, photographs.train, case.size, views, number)
+        for number in dict.fromkeys([*head_views, *finetune_views])
+    }
+    validation, test = (
+        forward(frozen, split, case.size, pipeline.PLAIN, None) for split in (photographs.validation, photographs.test)
+    )
+    for depth in dict.fromkeys([0, *case.depths]):
+        between = net.between(deepest, cuts[depth])
+        crossing = partial(through, traced(between)) if between else lambda arrays: arrays
+        shown = finetune_views if depth else head_views
+        inputs = {number: crossing(train[number]) for number in dict.fromkeys(shown)}
+        crossing(test)
+        steps(net, cuts[depth], depth, [inputs[number] for number in shown], crossing(validation), photographs)
 
 
 def policy(name: str) -> config.Augmentation:
@@ -97,23 +105,28 @@ def policy(name: str) -> config.Augmentation:
     return config.Augmentation(name=name, flip=far > 0, rotation=far, zoom=far, translation=far, views=None)
 
 
-def forward(frozen: keras.Model, split: data.Split, size: int, views: pipeline.Views, number: int | None) -> list:
+def traced(model: keras.Model) -> Callable[[list], list]:
+    """The model as one compiled function of a batch."""
+    return tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
+
+
+def forward(frozen: Callable, split: data.Split, size: int, views: pipeline.Views, number: int | None) -> list:
     """What crosses for every image of a split, in memory."""
-    call = tf.function(lambda images: keras.tree.flatten(frozen(images, training=False)))
-    batches = [[t.numpy() for t in call(x)] for x, _, _ in pipeline.view_batches(split, size, BATCH, views, number)]
+    batches = [[t.numpy() for t in frozen(x)] for x, _, _ in pipeline.view_batches(split, size, BATCH, views, number)]
     return [np.concatenate(parts)[: len(split)] for parts in zip(*batches, strict=True)]
 
 
-def through(between: keras.Model, arrays: list) -> list:
+def through(between: Callable, arrays: list) -> list:
     """From the deepest cut to a shallower one."""
-    call = tf.function(lambda inputs: keras.tree.flatten(between(inputs, training=False)))
-    parts = [call([a[i : i + BATCH] for a in arrays] if len(arrays) > 1 else arrays[0][i : i + BATCH])
+    parts = [between([a[i : i + BATCH] for a in arrays] if len(arrays) > 1 else arrays[0][i : i + BATCH])
              for i in range(0, len(arrays[0]), BATCH)]  # fmt: skip
     return [np.concatenate([t.numpy() for t in tensors]) for tensors in zip(*parts, strict=True)]
 
 
-def steps(net: network.Network, cut: network.Cut, depth: int, inputs: list, photographs: data.Dataset, epochs: int):
-    """Train and validate on arrays in memory, without a callback."""
+def steps(
+    net: network.Network, cut: network.Cut, depth: int, training: list, validation: list, photographs: data.Dataset
+):
+    """An epoch on each of these arrays in memory, and validation, without a callback."""
     net.unfreeze(depth)
     cut.tail.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
 
@@ -122,8 +135,6 @@ def steps(net: network.Network, cut: network.Cut, depth: int, inputs: list, phot
         dataset = tf.data.Dataset.from_tensor_slices((tensors, labels, np.ones(len(labels), np.float32)))
         return dataset.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
-    validation = batches(inputs[-2], photographs.validation.labels)
-    for epoch in range(epochs):
-        training = batches(inputs[epoch % (len(inputs) - 2)], photographs.train.labels)
-        cut.tail.fit(training, verbose=0, shuffle=False)
-        cut.tail.evaluate(validation, verbose=0)
+    for arrays in training:
+        cut.tail.fit(batches(arrays, photographs.train.labels), verbose=0, shuffle=False)
+        cut.tail.evaluate(batches(validation, photographs.validation.labels), verbose=0)
