@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check-data train sweep compare report ui sync prune tensorboard test test-rest test-browser bench lint lock clean
+.PHONY: help setup demo check-data train sweep compare report ui server sync prune tensorboard test test-rest test-browser test-services bench scale lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)
 	$(BIN)/python -m thaw.ui --port $(PORT)
 
+server: setup  ## MLflow's server for a team, on PostgreSQL or SQLite: make server args="--host 0.0.0.0" (docs/team.md)
+	$(BIN)/python -m thaw.server $(args)
+
 sync: setup  ## send to MLflow what could not be sent while it was away
 	$(BIN)/python -m thaw.delivery
 
@@ -54,7 +57,7 @@ tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PO
 	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
 test: setup  ## the fast tests
-	$(BIN)/pytest -n 2 -m "not real and not slow and not browser"
+	$(BIN)/pytest -n 2 -m "not real and not slow and not browser and not services"
 
 test-rest: setup  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -n 2 -m "real or slow" -rs
@@ -62,8 +65,14 @@ test-rest: setup  ## the tests that need minutes, or photographs and weights (TH
 test-browser: setup  ## the pages that Thaw makes and points to, in a real Chromium (Debian: chromium chromium-driver)
 	$(BIN)/pytest -m browser -rs
 
+test-services: setup  ## on a real SLURM, Ray, PostgreSQL and MLflow server (Debian: see .ci/run; THAW_SERVICES=folder)
+	$(BIN)/pytest -m services -rs
+
 bench: setup  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)
+
+scale: setup  ## what many writers, many runs and many claims cost: make scale args="--runs 1000"
+	PYTHONPATH=. $(BIN)/python benchmarks/scale.py $(args)
 
 lint: setup  ## style and format
 	$(BIN)/ruff check .

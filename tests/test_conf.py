@@ -24,6 +24,7 @@ def test_the_groups_are_those_of_the_design():
         "dataset",
         "debug",
         "head",
+        "hydra",
         "tracking",
         "training",
         "weights",

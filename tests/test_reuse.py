@@ -158,7 +158,7 @@ def test_two_sweeps_side_by_side_train_each_stage_once(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_of_one_sweep_train_each_stage_once(tmp_path):
-    plan = ["-m", *TINY, "unfreeze=0,3,6,8", "training.head.epochs=200", "hydra/launcher=joblib"]
+    plan = ["-m", *TINY, "unfreeze=0,3,6,8", "training.head.epochs=200", "hydra/launcher=local"]
     command = [sys.executable, str(ROOT / "train.py"), *plan, "hydra.launcher.n_jobs=2", f"store={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

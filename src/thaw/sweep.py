@@ -1,5 +1,6 @@
 """A sweep: the runs of one command, and their parent in MLflow."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -15,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from thaw import composition, durable, journal, signature
+from thaw import composition, durable, engines, journal, signature
 from thaw.config import Config, check
 from thaw.errors import ThawError, redact, sentence
 
@@ -53,6 +54,11 @@ class Sweep:
     def of(launch: Path) -> "Sweep":
         """The sweep of that launch."""
         return Sweep(**json.loads((launch / "sweep.json").read_text()))
+
+    def files(self) -> dict[str, str]:
+        """What a run needs of it where the store is another: the text of some files, by path."""
+        found = [Path(self.launch, "sweep.json"), *(Path(self.place, name) for name in (journal.NAME, "sent.json"))]
+        return {str(path): path.read_text() for path in found if path.exists()}
 
 
 def place(below: Path, name: str, identity: list) -> Path:
@@ -93,6 +99,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
         if each.key_or_group in ONE_VALUE:
             told = redact(each.input_line)
             raise ThawError(f"{told} has several values, and a sweep takes one; put quotes around a value with a comma")
+    engines.check(config.hydra.launcher.get("engine", ""))
     # A wrong value is refused before anything is trained or recorded.
     settings, *_ = [check(each) for each in composition.samples(task, varied)]
 
@@ -124,6 +131,8 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
             folder, "open", uri=store.name, experiment=settings.experiment, name=title, parent=None, tags=tags,
             values=values, launch=str(launch.resolve()),
         )  # fmt: skip
+    with contextlib.suppress(Exception):  # else its first run sends it
+        delivery.deliver(folder, store)
     opened = Sweep(str(launch), str(folder), values, composition.size(varied))
     durable.write_text(launch / "sweep.json", json.dumps(asdict(opened)))
     return opened, store, lock

@@ -87,7 +87,13 @@ class Store:
         """The id of the experiment of that name, made if there is none."""
         with _lock(self.uri):
             found = self.client.get_experiment_by_name(name)
-            return found.experiment_id if found else self.client.create_experiment(name, self.artifacts)
+            try:
+                return found.experiment_id if found else self.client.create_experiment(name, self.artifacts)
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)  # has another machine just made it?
+                if not found:
+                    raise
+                return found.experiment_id
 
     def state(self, run: str) -> str:
         """What has become of a run: active, deleted, missing, or unknown where nobody can tell now."""
@@ -156,6 +162,10 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
         with _lock(uri):
             store.client.search_experiments(max_results=1)
             deleted = experiment and _is_deleted(store.client.get_experiment_by_name(experiment))
+    except ImportError as error:
+        raise ThawError(
+            f"tracking.uri={redact(uri)} needs {error.name}, which is not installed; give pip install -e '.[server]'"
+        ) from error
     except Exception as error:
         reason = textwrap.shorten(redact(str(error)), 200)
         if not re.search(AWAY, str(error)):

@@ -1,0 +1,116 @@
+"""`make server`: the record that a team shares; MLflow's own server, its database, its files and its users.
+
+It listens on loopback, where nobody is asked who they are. Elsewhere everybody is: with a user's name and password, and
+permissions for each experiment (https://mlflow.org/docs/latest/self-hosting/security/basic-http-auth).
+"""
+
+import argparse
+import ipaddress
+import os
+import secrets
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from thaw import durable
+from thaw.composition import ROOT
+from thaw.errors import ThawError, redact
+
+DATABASE, PASSWORD = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_AUTH_ADMIN_PASSWORD"
+
+
+def main() -> None:
+    """Make the tables where there are none, say how to reach it, and become `mlflow server`."""
+    parser = argparse.ArgumentParser(prog="make server", description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=ROOT / "mlruns" / "server", help="where it keeps what is below")
+    parser.add_argument("--artifacts", help="where files go: a folder, s3://BUCKET/PATH, gs://... (FOLDER/artifacts)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address that it listens at (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--names", help="names that others reach it by, with commas between, without a port")
+    parser.add_argument("--workers", type=int, default=2, help="processes that answer (2)")
+    parser.add_argument("--users", action="store_true", help="ask who somebody is on loopback, too, as behind a proxy")
+    parser.epilog = f"The database: its address, postgresql://USER:PASSWORD@HOST/NAME, in {DATABASE}; else SQLite."
+    arguments = parser.parse_args()
+    try:
+        command = serve(arguments, os.environ)
+    except ThawError as error:
+        sys.exit(str(error))
+    print(f"{redact(os.environ[DATABASE])} on http://{arguments.host}:{arguments.port}", flush=True)
+    os.execve(sys.executable, [sys.executable, "-m", "mlflow", *command], os.environ)
+
+
+def serve(arguments: argparse.Namespace, environment: dict[str, str]) -> list[str]:
+    """The words after `mlflow`; what holds passwords goes into the environment, which other users do not see.
+
+    Raises:
+        ThawError: the database refuses, or there is nobody who could let others in.
+    """
+    os.umask(0o077)  # what it writes is for its own user alone
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    database = environment.get(DATABASE) or f"sqlite:///{arguments.folder.resolve() / 'mlflow.db'}"
+    try:
+        create_engine(database).connect().close()
+    except ImportError as error:
+        raise ThawError(f"{DATABASE} needs {error.name}; give pip install -e '.[server]'") from error
+    except SQLAlchemyError as error:
+        reason = textwrap.shorten(redact(str(error)), 200)
+        raise ThawError(
+            f"{DATABASE}={redact(database)} cannot be opened ({reason}); mend it or give another"
+        ) from error
+    environment[DATABASE] = database
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of fourteen
+    artifacts = arguments.artifacts or str((arguments.folder / "artifacts").resolve())
+    where = ["--host", arguments.host, "--port", str(arguments.port), "--workers", str(arguments.workers)]
+    names = _names(arguments.names.split(",")) if arguments.names else []
+    asked = arguments.users or not _is_loopback(arguments.host)
+    if asked:
+        _ask_who_it_is(arguments.folder, database, environment)
+    app = ["--app-name", "basic-auth"] if asked else []
+    return ["server", "--serve-artifacts", "--artifacts-destination", artifacts, *where, *names, *app]
+
+
+def _names(given: list[str]) -> list[str]:
+    """Options that let browsers reach the server, and its pages its data, under these names at any port."""
+    hosts = [each for name in ("localhost", "127.0.0.1", *given) for each in (name, f"{name}:*")]
+    origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
+    return ["--allowed-hosts", ",".join(hosts), "--cors-allowed-origins", ",".join(origins)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _ask_who_it_is(folder: Path, database: str, environment: dict[str, str]) -> None:
+    """Have MLflow's authentication keep its users beside the runs and let nobody see what they were not given."""
+    if not find_spec("flask_wtf"):
+        raise ThawError("A server for others needs MLflow's authentication: pip install -e '.[server]'")
+    users, secret = folder / "users.ini", folder / "secret"
+    if not users.exists() and not environment.get(PASSWORD):
+        raise ThawError(
+            f"A server that others reach asks who they are: give the password of its first user, admin, in {PASSWORD} "
+            "(12 characters or more)"
+        )
+    if not secret.exists():
+        durable.write_text(secret, secrets.token_hex(32))
+    own = database if not database.startswith("sqlite") else f"sqlite:///{folder.resolve() / 'users.db'}"
+    settings = {
+        "default_permission": "NO_PERMISSIONS",
+        "database_uri": own.replace("%", "%%"),
+        "admin_username": "admin",
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds": "60",  # a password is hashed once a minute, not for every line
+    }
+    durable.write_text(users, "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+    environment["MLFLOW_AUTH_CONFIG_PATH"] = str(users.resolve())
+    environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secret.read_text()
+
+
+if __name__ == "__main__":
+    main()

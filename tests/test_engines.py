@@ -1,0 +1,120 @@
+"""What trains several runs at once, here with calls that train nothing; `test_services.py` has SLURM and Ray."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from thaw import engines
+
+
+def come_to(value):
+    return lambda: {"came to": value, "process": os.getpid()}
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise ValueError("no such thing")
+
+
+def wait_for_ever(path):
+    def call():
+        path.with_suffix(f".{os.getpid()}").touch()
+        time.sleep(600)
+
+    return call
+
+
+def test_every_call_ends_once(tmp_path):
+    ends = dict(engines.local([come_to(number) for number in range(5)], tmp_path, n_jobs=2))
+    assert {number: end["came to"] for number, end in ends.items()} == {number: number for number in range(5)}
+    assert len({end["process"] for end in ends.values()}) == 2
+    assert os.getpid() not in {end["process"] for end in ends.values()}
+
+
+def test_a_process_that_dies_takes_no_other_with_it(tmp_path):
+    calls = [come_to(0), die, come_to(2), die, come_to(4)]
+    ends = dict(engines.local(calls, tmp_path, n_jobs=2))
+    assert {number for number, end in ends.items() if isinstance(end, dict)} == {0, 2, 4}
+    assert str(ends[1]) == str(ends[3]) == "its process died (SIGKILL)"
+
+
+def test_an_exception_is_handed_back_and_its_process_goes_on(tmp_path):
+    ends = dict(engines.local([fail, come_to(1)], tmp_path, n_jobs=1))
+    assert str(ends[0]) == "ValueError: no such thing"
+    assert ends[1]["came to"] == 1
+
+
+def test_what_runs_is_stopped_when_it_is_given_up(tmp_path):
+    at_work = engines.local([wait_for_ever(tmp_path / "call"), wait_for_ever(tmp_path / "call"), die], tmp_path, 3)
+    number, _ = next(at_work)
+    assert number == 2
+    while len(list(tmp_path.glob("call.*"))) < 2:
+        time.sleep(0.05)
+    at_work.close()
+    for file in tmp_path.glob("call.*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.suffix[1:]), 0)
+
+
+def test_each_process_has_a_gpu_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    meet = str(tmp_path)
+
+    def card():
+        open(os.path.join(meet, str(os.getpid())), "w").close()
+        while len(os.listdir(meet)) < 3:  # so that all three processes are at work
+            time.sleep(0.02)
+        return {"card": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+    ends = engines.local([card] * 3, tmp_path, n_jobs=3)
+    assert sorted(end["card"] for _, end in ends) == ["3", "3", "5"]
+
+
+def test_gpus_are_counted_without_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert engines.gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\necho 'GPU 1: B (UUID: GPU-b)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert engines.gpus() == ["0", "1"]
+
+
+@pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_a_launcher_whose_extra_is_missing_says_which(command, monkeypatch, tmp_path, engine, package):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    status, _, err = command("-m", "unfreeze=0,3", f"hydra/launcher={engine}")
+    assert status == 1
+    assert f"hydra/launcher={engine} needs {package}, which is not installed; give pip install -e '.[{engine}]'" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_slurm_is_asked_for_where_jobs_are_submitted(command, monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: name)
+    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    status, _, err = command("-m", "unfreeze=0,3", "hydra/launcher=slurm")
+    assert status == 1
+    assert "hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted" in err
+
+
+def test_a_run_of_a_cluster_has_the_cores_that_it_was_given():
+    from thaw import runtime
+
+    assert runtime.share_of_cores({"engine": "slurm", "cpus_per_task": 6}) == 6
+    assert runtime.share_of_cores({"engine": "ray", "num_cpus": 3}) == 3
+    assert runtime.share_of_cores({"engine": "local", "n_jobs": -1}) == 1
+    assert runtime.share_of_cores({"engine": "local", "n_jobs": 10**6}) == 1
+
+
+def test_no_thread_is_left(tmp_path):
+    before = threading.active_count()
+    list(engines.local([come_to(0)], tmp_path, n_jobs=1))
+    assert threading.active_count() == before
