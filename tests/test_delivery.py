@@ -147,6 +147,18 @@ def test_a_run_of_a_dead_process_is_shown_as_killed_and_one_of_a_living_is_not(s
     assert run.data.tags["thaw.error"] == delivery.KILLED
 
 
+def test_a_sweep_that_another_machine_launched_is_ended_by_that_one(store, tmp_path):
+    here = tmp_path / "sweeps" / "elsewhere"
+    here.mkdir(parents=True)
+    journal.append(here, "open", uri=store.name, experiment="pictures", name="sweep", parent=None, tags={})
+    (here / journal.ELSEWHERE).touch()
+    delivery.sync(store, tmp_path)
+    assert journal.read(here)[-1]["kind"] == "open"
+    (here / journal.ELSEWHERE).unlink()
+    delivery.sync(store, tmp_path)
+    assert journal.read(here)[-1]["status"] == "KILLED"
+
+
 def test_training_goes_on_while_mlflow_fails_and_all_arrives_afterwards(store, folder, monkeypatch):
     batches, fail = [], [True]
     log = MlflowClient.log_batch

@@ -90,6 +90,7 @@ def numbers(store):
     (parent,) = client.search_runs(["1"], "tags.`thaw.kind` = 'sweep'")
     runs = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {run.info.status for run in [parent, *runs]} == {"FINISHED"}
+    assert all(run.data.tags["thaw.command"].startswith("python train.py -m") for run in runs)
     timeless = ("second", "waiting")
     return {
         run.info.run_name: {
@@ -220,7 +221,7 @@ def test_ctrl_c_stops_what_was_started(engine, request, tmp_path):
 
 @pytest.mark.parametrize("engine", ["local", "slurm", "ray"])
 def test_a_run_that_fails_is_told_of_when_it_does(engine, request, tmp_path):
-    """VGG16 does not take a width, which is found when the network is built."""
+    """There is no VGG99, which is found when the network is built."""
     launcher = request.getfixturevalue(engine)
     slow = ["training.finetune.epochs=3000", "unfreeze=3"]
     command = train("-m", *TINY, *slow, "backbone.name=VGG99,MobileNet", f"store={tmp_path}", "threads=1", *launcher)
@@ -231,6 +232,27 @@ def test_a_run_that_fails_is_told_of_when_it_does(engine, request, tmp_path):
     assert command.poll() is None, "the other still trains"
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=120)
+
+
+def test_a_job_that_slurm_refuses_is_one_sentence(slurm, tmp_path):
+    command = train("-m", *TINY, "unfreeze=0,3", f"store={tmp_path}", *slurm, "hydra.launcher.slurm_partition=nowhere")
+    out, _ = command.communicate(timeout=120)
+    assert command.returncode == 1
+    assert "SLURM refuses the job" in out
+    assert "nowhere" in out or "partition" in out
+    assert "Traceback" not in out
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert {run.info.status for run in client.search_runs(["1"])} == {"FAILED"}
+
+
+def test_what_no_node_of_a_ray_cluster_has_is_told_of(ray, tmp_path):
+    command = train("-m", *TINY, "unfreeze=0,3", f"store={tmp_path}", *ray, "hydra.launcher.num_cpus=64")
+    for line in command.stdout:
+        if "No node" in line:
+            break
+    assert "No node of the Ray cluster has num_cpus=64; waiting for one" in line
+    command.send_signal(signal.SIGINT)
+    assert command.wait(60) == 130
 
 
 def test_a_job_that_slurm_queues_again_goes_on(slurm, tmp_path):

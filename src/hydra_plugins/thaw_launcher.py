@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+from thaw.errors import redact
 
 
 @dataclass
@@ -24,8 +27,9 @@ class Call:
 
     Attributes:
         context, function, config: as Hydra's `run_job` takes them.
-        files: what the run needs of its sweep, in case that the worker sees another store: text by path.
+        files: what the run needs of its sweep where the store is another: text by path.
         folder: that the command was given in.
+        argv: its words, without credentials.
         singletons: Hydra's own state.
     """
 
@@ -34,20 +38,19 @@ class Call:
     config: DictConfig
     files: dict[str, str]
     folder: str = field(default_factory=os.getcwd)
+    argv: list[str] = field(default_factory=lambda: [redact(word) for word in sys.argv])
     singletons: dict = field(default_factory=Singleton.get_state)
 
     def __call__(self) -> dict | None:
         """Train; what the run came to, as the fields of its outcome."""
-        from thaw import durable, runtime
+        from thaw import runtime
         from thaw.job import Outcome
 
         runtime.interruptible()
+        sys.argv = self.argv
         with contextlib.suppress(FileNotFoundError):  # relative paths mean what they mean there
             os.chdir(self.folder)
-        for path, text in self.files.items():
-            if not Path(path).exists():
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                durable.write_text(Path(path), text)
+        self._bring_files()
         setup_globals()
         Singleton.set_state(self.singletons)
         HydraConfig.instance().set_config(self.config)
@@ -60,6 +63,17 @@ class Call:
         )
         outcome = Outcome.left(Path(self.config.hydra.sweep.dir, str(self.config.hydra.job.num)))
         return asdict(outcome) if outcome else None
+
+    def _bring_files(self) -> None:
+        from thaw import durable
+
+        launch = Path(self.config.hydra.sweep.dir)
+        launch.mkdir(parents=True, exist_ok=True)
+        with FileLock(launch / "files"):
+            if not (launch / "sweep.json").exists():
+                for path, text in self.files.items():
+                    Path(path).parent.mkdir(parents=True, exist_ok=True)
+                    durable.write_text(Path(path), text)
 
     def checkpoint(self):
         """What submitit submits again when SLURM takes the node away or the time is up: the same, which goes on."""
@@ -109,6 +123,9 @@ class ThawLauncher(Launcher):
                 outcome = Outcome(**end) if isinstance(end, dict) else lost
                 job.launch.mkdir(exist_ok=True)
                 outcome.write(job.launch)
-            if self.engine != "local" or outcome.status == "LOST":  # else it has told of itself on this terminal
+            if self.engine != "local" or outcome.status in (
+                "LOST",
+                "KILLED",
+            ):  # else it has told of itself on this terminal
                 print(outcome.told(job.label), file=sys.stdout if outcome.error is None else sys.stderr, flush=True)
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in jobs]

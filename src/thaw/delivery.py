@@ -220,6 +220,8 @@ def sync(store: Store, root: Path) -> Synced:
         lines = journal.read(folder)
         if not lines or lines[0]["uri"] != store.name or _alive(folder, lines):
             continue
+        if (folder / journal.ELSEWHERE).exists():
+            continue
         if lines[-1]["kind"] != "end":
             try:
                 with FileLock(folder / "lock", timeout=0):

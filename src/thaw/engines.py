@@ -11,6 +11,8 @@ import pickle
 import shutil
 import signal
 import subprocess
+import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from thaw import runtime
 from thaw.errors import ThawError
 
 POLL = 2.0  # seconds between two looks at SLURM's files
-ACCOUNTING = 5  # every so many looks, SLURM itself is asked
+QUEUE = 5  # every so many looks, SLURM itself is asked
 PATIENCE = 20.0  # seconds for a run that is stopped to say so in its record
 HANDED_ON = ("MLFLOW_", "AWS_", "KERAS_HOME", "THAW_")  # of the environment, to the workers of a cluster
 
@@ -46,6 +48,8 @@ def local(calls: list[Callable[[], dict | None]], folder: Path, n_jobs: int) -> 
     """
     context, cards = multiprocessing.get_context("spawn"), gpus()
     places = list(range(min(len(calls), n_jobs if n_jobs > 0 else runtime.cores())))
+    # Else the first process on a GPU takes all of its memory.
+    shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if len(places) > len(cards) else {}
     waiting = deque(enumerate(calls))
     idle: list[Connection] = []
     busy: dict[Connection, int] = {}
@@ -56,7 +60,7 @@ def local(calls: list[Callable[[], dict | None]], folder: Path, n_jobs: int) -> 
                 if not idle:
                     place = places.pop(0)
                     here, there = context.Pipe()
-                    card = {"CUDA_VISIBLE_DEVICES": cards[place % len(cards)]} if cards else {}
+                    card = {"CUDA_VISIBLE_DEVICES": cards[place % len(cards)], **shared} if cards else {}
                     process = context.Process(target=_serve, args=(there, card), daemon=True)
                     process.start()
                     there.close()
@@ -127,41 +131,55 @@ def slurm(calls: list[Callable[[], dict | None]], folder: Path, **settings) -> E
         calls: what to do.
         folder: for the files of submitit, on a file system that the nodes share.
         settings: as submitit names them; None leaves one to SLURM.
+
+    Raises:
+        ThawError: SLURM does not take the job.
     """
     import submitit
 
     executor = submitit.AutoExecutor(folder / "%A", cluster="slurm", slurm_max_num_timeout=settings.pop("requeues"))
-    executor.update_parameters(**{key: value for key, value in settings.items() if value is not None})
-    with executor.batch():
-        jobs = [executor.submit(call) for call in calls]
-    left, looks = dict(enumerate(jobs)), 0
-    print(
-        f"SLURM job {jobs[0].job_id.partition('_')[0]}: {len(jobs)} runs; they print to {jobs[0].paths.folder}",
-        flush=True,
-    )
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "cpus_per_task" in given:  # which srun does not take over from sbatch in every version
+        given["slurm_srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}"]
+    executor.update_parameters(**given)
     try:
+        with executor.batch():
+            jobs = [executor.submit(call) for call in calls]
+    except submitit.core.utils.FailedJobError as error:
+        raise ThawError(f"SLURM refuses the job ({str(error).strip()}); mend the keys of hydra.launcher") from error
+    left, looks, gone = dict(enumerate(jobs)), 0, set()
+    array = jobs[0].job_id.partition("_")[0]
+    try:
+        print(f"SLURM job {array}: {len(jobs)} runs; they print to {jobs[0].paths.folder}", flush=True)
         while left:
             time.sleep(POLL)
             looks += 1
             for number, job in list(left.items()):
-                if job.done(force_check=looks % ACCOUNTING == 0) and not _waits(job):
+                if job.paths.result_pickle.exists():
                     del left[number]
-                    error = job.exception()
-                    if isinstance(error, submitit.core.utils.UncompletedJobError):
-                        error = RuntimeError(f"SLURM says {job.state} of job {job.job_id}")
-                    yield number, error or job.result()
+                    yield number, job.exception() or job.result()
+            queued = _queued(array) if looks % QUEUE == 0 else None
+            if queued is None:
+                continue
+            # Twice, as a file system may show a result later than SLURM shows the end.
+            missing = {number for number, job in left.items() if job.job_id not in queued}
+            for number in missing & gone:
+                job = left.pop(number)
+                last = (job.stderr() or "nothing was printed").strip().splitlines()[-1:]
+                yield number, RuntimeError(f"SLURM ended job {job.job_id} ({''.join(last)})")
+            gone = missing - gone
     finally:
-        for job in left.values():
-            job.cancel()
+        if left and subprocess.run(["scancel", *(job.job_id for job in left.values())], check=False).returncode:
+            print(f"SLURM did not cancel all that is left of its job {array}; give scancel {array}", file=sys.stderr)
 
 
-def _waits(job) -> bool:
-    """Whether a job that ended without a result is to run again, which SLURM's accounts may show as one that failed."""
-    if job.paths.result_pickle.exists():
-        return False
-    told = subprocess.run(["squeue", "--noheader", "--jobs", job.job_id], capture_output=True, text=True, check=False)
-    away = told.returncode != 0 and "Invalid job id" not in told.stderr  # SLURM itself, for a while
-    return away or bool(told.stdout.strip())
+def _queued(array: str) -> set[str] | None:
+    """The jobs of an array that wait, run, or are about to do so again; None where SLURM does not say."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={array}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode and "Invalid job id" not in told.stderr:
+        return None
+    return set(told.stdout.split())
 
 
 def ray(calls: list[Callable[[], dict | None]], folder: Path, address: str | None, **resources) -> Ends:
@@ -172,26 +190,36 @@ def ray(calls: list[Callable[[], dict | None]], folder: Path, address: str | Non
         folder: not used; what a task prints goes to Ray's own files.
         address: of the cluster; None: the one that runs here, or else a new one.
         resources: what each run needs: num_cpus, num_gpus, memory (bytes).
+
+    Raises:
+        ThawError: no cluster answers at the address.
     """
     import ray as engine
 
-    environment = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
     try:
-        engine.init(address=address, runtime_env={"env_vars": environment}, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError as error:
+        engine.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError) as error:
+        reason = textwrap.shorten(str(error), 200)
         raise ThawError(
-            f"hydra.launcher.address={address}: no Ray cluster answers there; start it, or give null"
+            f"hydra.launcher.address={address}: Ray cannot be had there ({reason}); start it, or give null"
         ) from error
-    # A process for each task, as the threads of TensorFlow and its GPU memory stay with a process.
     needs = {key: value for key, value in resources.items() if value is not None}
+    if not any(_fits(needs, node["Resources"]) for node in engine.nodes() if node["Alive"]):
+        told = ", ".join(f"{key}={value}" for key, value in needs.items())
+        print(f"No node of the Ray cluster has {told}; waiting for one (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    # A process for each task, as the threads of TensorFlow and its GPU memory stay with a process.
     run = engine.remote(max_calls=1, max_retries=0, **needs)(_called)
-    left = {run.remote(call): number for number, call in enumerate(calls)}
+    # With the call, since Ray writes what it sets itself, passwords included, into its logs.
+    environment = {key: value for key, value in os.environ.items() if key.startswith(HANDED_ON)}
+    left = {run.remote(environment, call): number for number, call in enumerate(calls)}
     try:
         while left:
             (done,), _ = engine.wait(list(left), num_returns=1)
             number = left.pop(done)
             try:
                 yield number, engine.get(done)
+            except engine.exceptions.RayTaskError as error:
+                yield number, RuntimeError(str(error).strip().splitlines()[-1])
             except engine.exceptions.RayError as error:
                 yield number, RuntimeError(str(error).partition(".")[0])
     finally:
@@ -199,6 +227,11 @@ def ray(calls: list[Callable[[], dict | None]], folder: Path, address: str | Non
             engine.cancel(task)
         engine.wait(list(left), num_returns=len(left), timeout=PATIENCE) if left else None
         engine.shutdown()
+
+
+def _fits(needs: dict[str, float], has: dict[str, float]) -> bool:
+    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # as Ray calls them there
+    return all(has.get(names[key], 0) >= value for key, value in needs.items())
 
 
 def check(engine: str) -> None:
@@ -216,7 +249,8 @@ def check(engine: str) -> None:
         raise ThawError("hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted")
 
 
-def _called(call: Callable[[], dict | None]) -> dict | None:
+def _called(environment: dict[str, str], call: Callable[[], dict | None]) -> dict | None:
+    os.environ.update(environment)
     return call()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from thaw.errors import redact, sentence
 
 NAME = "journal.jsonl"
+ELSEWHERE = "elsewhere"  # a file beside the journal of a sweep that another machine launched, with another store
 
 
 def read(folder: Path) -> list[dict]:

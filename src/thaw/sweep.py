@@ -56,9 +56,13 @@ class Sweep:
         return Sweep(**json.loads((launch / "sweep.json").read_text()))
 
     def files(self) -> dict[str, str]:
-        """What a run needs of it where the store is another: the text of some files, by path."""
-        found = [Path(self.launch, "sweep.json"), *(Path(self.place, name) for name in (journal.NAME, "sent.json"))]
-        return {str(path): path.read_text() for path in found if path.exists()}
+        """What a run needs of it where the store is another: the text of some files, by path.
+
+        The one called `elsewhere` says that it is not for that machine to end the sweep.
+        """
+        found = [*(Path(self.place, name) for name in (journal.NAME, "sent.json")), Path(self.launch, "sweep.json")]
+        texts = {str(path): path.read_text() for path in found if path.exists()}
+        return {str(Path(self.place, journal.ELSEWHERE)): "", **texts}
 
 
 def place(below: Path, name: str, identity: list) -> Path:
@@ -124,6 +128,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     lock.acquire()
     with durable.claimed(folder, lambda: None):
         delivery.forget_deleted(folder, store)
+        (folder / journal.ELSEWHERE).unlink(missing_ok=True)
         title = _title(varied, [line["values"] for line in journal.read(folder) if line["kind"] == "open"] + [values])
         tags = {"thaw.command": tracking.command(), "thaw.kind": "sweep", "thaw.question": settings.question or ""}
         tags[tracking.NOTE] = f"{tags['thaw.question']}\n\n    {tags['thaw.command']}".strip("\n")
