@@ -105,6 +105,44 @@ def test_slurm_is_asked_for_where_jobs_are_submitted(command, monkeypatch):
     assert "hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted" in err
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["hydra/launcher=local", "hydra.launcher.n_jobs=abc"], "hydra.launcher.n_jobs=abc is not allowed"),
+        (["hydra/launcher=local", "hydra.launcher.n_jobs=0"], "greater than or equal to 1"),
+        (["hydra/launcher=local", "hydra.launcher.n_job=3"], "did you mean hydra.launcher.n_jobs?"),
+        (["hydra.launcher.n_jobs=3"], "hydra.launcher.n_jobs belongs to hydra/launcher=local; give that as well"),
+        (["hydra/launcher=slurm", "hydra.launcher.partition=gpu"], "did you mean hydra.launcher.slurm_partition?"),
+        (["hydra/launcher=slurm", "hydra.launcher.timeout_min=4h"], "hydra.launcher.timeout_min=4h is not allowed"),
+        (["hydra/launcher=slurm", "hydra.launcher.slurm_setup=module"], "should be a valid list"),
+        (["hydra/launcher=ray", "hydra.launcher.num_cpus=null"], "hydra.launcher.num_cpus=None is not allowed"),
+        (["hydra/launcher=ray", "hydra.launcher.address=head"], "hydra.launcher.address=head is not allowed"),
+        (["hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:1"], "127.0.0.1:1: nothing listens there"),
+        (["hydra.launcher=slurm"], "choose a launcher with a slash: hydra/launcher=local"),
+        (["launcher=slurm"], "did you mean hydra/launcher?"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_one_sentence(command, monkeypatch, tmp_path, given, said):
+    monkeypatch.setattr(engines.shutil, "which", lambda name: name)
+    status, _, err = command("-m", "unfreeze=0,3", *given)
+    assert status == 1
+    assert said in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+def test_a_launcher_needs_a_sweep(command):
+    status, _, err = command("unfreeze=0", "hydra/launcher=local")
+    assert status == 1
+    assert err.strip() == "hydra/launcher=local takes the runs of a sweep; add -m, also for a single one"
+
+
+def test_what_would_run_is_shown_for_one_run(command):
+    status, _, err = command("--cfg", "job", "-m", "unfreeze=0,3")
+    assert status == 1
+    assert "leave -m out" in err
+
+
 def test_a_run_of_a_cluster_has_the_cores_that_it_was_given():
     from thaw import runtime
 

@@ -269,7 +269,7 @@ def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, m
     monkeypatch.setattr(stage._State, "on_epoch_end", interrupt)
     status, out, err = command("-m", *TINY, "seed=0,1")
     assert status == 130
-    assert "1 runs did not start" in out
+    assert "1 of 2 runs did not start" in out
     (parent,) = sweeps_of(client())
     assert [run.info.status for run in runs_of(client(), parent)] == ["KILLED"]
 

@@ -121,6 +121,8 @@ def explain(error: Exception) -> str | None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         choices = ", ".join(error.options)
         return f"{group}={option} does not exist; choose one of {choices}{nearest(option, list(error.options))}"
+    if isinstance(error, ValueError) and "--multirun, --cfg" in str(error):
+        return "--cfg, --info and -m exclude each other; leave -m out to see what a run would have"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     message = " ".join(str(error).split())
@@ -128,8 +130,24 @@ def explain(error: Exception) -> str | None:
     if not unknown:
         return redact(message)
     key = unknown[1]
+    if key.startswith("hydra.launcher."):
+        return _explain_launcher(key)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        known = [*keys(OmegaConf.to_container(compose("config"))), "experiment", "debug"]
+        known = [*keys(OmegaConf.to_container(compose("config"))), "experiment", "debug", "hydra/launcher"]
     if key in known:
         return redact(f"{message} {error.__cause__ or ''}".strip())
     return f"{key} is no key of the configuration{nearest(key, known)}"
+
+
+def _explain_launcher(key: str) -> str:
+    """What a key of another launcher, or of none, may have been meant for."""
+    files = sorted((CONF / "hydra" / "launcher").glob("*.yaml"))
+    known = {path.stem: [f"hydra.launcher.{name}" for name in OmegaConf.load(path) if name[0] != "_"] for path in files}
+    having = " or ".join(launcher for launcher, names in known.items() if key in names)
+    if having:
+        return f"{key} belongs to hydra/launcher={having}; give that as well"
+    every = sorted({name for names in known.values() for name in names})
+    return (
+        f"{key} is no key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
+        "hydra.launcher.slurm_additional_parameters takes other options of sbatch"
+    )

@@ -192,6 +192,52 @@ class Config(Section):
         return self.dataset.name or (path.stem if self.dataset.source == "table" else path.name)
 
 
+class Local(Section):
+    """`hydra/launcher=local`."""
+
+    n_jobs: Annotated[int, Field(ge=1)] | Literal[-1]
+
+
+class Slurm(Section):
+    """`hydra/launcher=slurm`; whatever else submitit knows is allowed, too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    timeout_min: int = Field(ge=1)
+    requeues: int = Field(ge=0)
+    cpus_per_task: int = Field(ge=1)
+    gpus_per_node: int | None = Field(ge=0)
+    mem_gb: float | None = Field(gt=0)
+    slurm_partition: str | None
+    slurm_array_parallelism: int = Field(ge=1)
+    slurm_signal_delay_s: int = Field(ge=0)
+    slurm_setup: list[str] | None
+    slurm_additional_parameters: dict | None
+
+
+class Ray(Section):
+    """`hydra/launcher=ray`."""
+
+    address: str | None = Field(pattern=r"^(auto|local|ray://.+|[^:/]+:\d+)$")
+    num_cpus: int = Field(ge=1)
+    num_gpus: float | None = Field(ge=0)
+    memory: int | None = Field(ge=1)
+
+
+def check_launcher(engine: str, settings: dict) -> None:
+    """Refuse settings of one of Thaw's launchers that cannot be right.
+
+    Raises:
+        ThawError: a key is unknown, or a value has the wrong type or is out of range.
+    """
+    try:
+        {"local": Local, "slurm": Slurm, "ray": Ray}[engine].model_validate(settings)
+    except ValidationError as error:
+        sentences = dict.fromkeys(_sentence(detail, settings) for detail in error.errors())
+        raise ThawError("; ".join(f"hydra.launcher.{each}" for each in sentences)) from error
+
+
 def check(composed: DictConfig) -> Config:
     """Build the typed configuration from what Hydra composed.
 

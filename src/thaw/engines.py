@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -22,8 +23,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cloudpickle
+from omegaconf import DictConfig, OmegaConf
 
-from thaw import runtime
+from thaw import config, runtime
 from thaw.errors import ThawError
 
 POLL = 2.0  # seconds between two looks at SLURM's files
@@ -141,7 +143,10 @@ def slurm(calls: list[Callable[[], dict | None]], folder: Path, **settings) -> E
     given = {key: value for key, value in settings.items() if value is not None}
     if "cpus_per_task" in given:  # which srun does not take over from sbatch in every version
         given["slurm_srun_args"] = [f"--cpus-per-task={given['cpus_per_task']}"]
-    executor.update_parameters(**given)
+    try:
+        executor.update_parameters(**given)
+    except (NameError, TypeError, AssertionError, ValueError) as error:
+        raise ThawError(f"hydra.launcher: {str(error).splitlines()[0]}") from error
     try:
         with executor.batch():
             jobs = [executor.submit(call) for call in calls]
@@ -234,12 +239,19 @@ def _fits(needs: dict[str, float], has: dict[str, float]) -> bool:
     return all(has.get(names[key], 0) >= value for key, value in needs.items())
 
 
-def check(engine: str) -> None:
-    """Refuse an engine that is not to be had here.
+def check(launcher: DictConfig | str) -> None:
+    """Refuse an engine that is not to be had here, or settings that it does not take.
 
     Raises:
-        ThawError: says what is missing.
+        ThawError: says what is missing or wrong.
     """
+    if not isinstance(launcher, DictConfig):
+        raise ThawError(f"hydra.launcher={launcher} names no key; choose a launcher with a slash: hydra/launcher=local")
+    settings = OmegaConf.to_container(launcher, resolve=True)
+    settings.pop("_target_")
+    engine = settings.pop("engine", None)
+    if engine not in ENGINES:
+        return
     package = NEEDS.get(engine)
     if package and not find_spec(package):
         raise ThawError(
@@ -247,6 +259,15 @@ def check(engine: str) -> None:
         )
     if engine == "slurm" and not shutil.which("sbatch"):
         raise ThawError("hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted")
+    config.check_launcher(engine, settings)
+    host, _, port = (settings.get("address") or "").rpartition(":")
+    if port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ThawError(
+                f"hydra.launcher.address={host}:{port}: nothing listens there; start the cluster, or give null"
+            ) from error
 
 
 def _called(environment: dict[str, str], call: Callable[[], dict | None]) -> dict | None:

@@ -37,7 +37,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         command = serve(arguments, os.environ)
-    except ThawError as error:
+    except (ThawError, OSError) as error:
         sys.exit(str(error))
     print(f"{redact(os.environ[DATABASE])} on http://{arguments.host}:{arguments.port}", flush=True)
     os.execve(sys.executable, [sys.executable, "-m", "mlflow", *command], os.environ)
@@ -55,11 +55,13 @@ def serve(arguments: argparse.Namespace, environment: dict[str, str]) -> list[st
     try:
         create_engine(database).connect().close()
     except ImportError as error:
-        raise ThawError(f"{DATABASE} needs {error.name}; give pip install -e '.[server]'") from error
+        extra = "pip install -e '.[server]'" if database.startswith("postgresql") else f"pip install {error.name}"
+        raise ThawError(f"{DATABASE} needs {error.name}; give {extra}") from error
     except SQLAlchemyError as error:
         reason = textwrap.shorten(redact(str(error)), 200)
         raise ThawError(
-            f"{DATABASE}={redact(database)} cannot be opened ({reason}); mend it or give another"
+            f"{DATABASE}={redact(database)} cannot be opened ({reason}); give "
+            "postgresql://USER:PASSWORD@HOST/NAME or sqlite:////FILE"
         ) from error
     environment[DATABASE] = database
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of fourteen
@@ -92,7 +94,7 @@ def _ask_who_it_is(folder: Path, database: str, environment: dict[str, str]) -> 
     if not find_spec("flask_wtf"):
         raise ThawError("A server for others needs MLflow's authentication: pip install -e '.[server]'")
     users, secret = folder / "users.ini", folder / "secret"
-    if not users.exists() and not environment.get(PASSWORD):
+    if not users.exists() and len(environment.get(PASSWORD, "")) < 12:
         raise ThawError(
             f"A server that others reach asks who they are: give the password of its first user, admin, in {PASSWORD} "
             "(12 characters or more)"

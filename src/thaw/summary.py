@@ -67,19 +67,27 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console)
         journal.append(place, "tags", values={tracking.NOTE: about})
         journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})
     lock.release()
+    printed = Path(sweep.launch, "slurm")
+    asked_for = not complete and printed.is_dir()
     for line in journal.read(place):  # this launch, and those before it that were killed
         launch = Path(line.get("launch", sweep.launch))
-        if launch.is_dir() and not durable.is_claimed(launch):
+        keep = asked_for and launch.resolve() == Path(sweep.launch).resolve()
+        if launch.is_dir() and not keep and not durable.is_claimed(launch):
             shutil.rmtree(launch, ignore_errors=True)
-    console.print(table(found, sweep.varied))
+    if found:
+        console.print(table(found, sweep.varied))
     for number, each in enumerate(found, 1):
         if each.error:
             console.print(f"{number} {each.name} {each.status}: {each.error}", soft_wrap=True, markup=False)
     if sweep.total and len(found) < sweep.total:
-        console.print(f"{sweep.total - len(found)} runs did not start.")
+        console.print(f"{sweep.total - len(found)} of {sweep.total} runs did not start.")
+    if asked_for:
+        console.print(
+            f"What the jobs printed is in {printed} until the same command completes the sweep.", markup=False
+        )
     pending = delivery.sync(store, root)
     sent = delivery.Sent.of(place)
-    if sent.run:
+    if found and sent.run:
         console.print("Side by side in MLflow (start it with make ui):")
         for title, page in store.pages(sent.experiment, sent.run).items():
             console.print(f"  {title}: {page}", soft_wrap=True, highlight=False)

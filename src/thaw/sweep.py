@@ -85,6 +85,12 @@ class OpenSweep(Callback):
 
     opened: "tuple[Sweep, tracking.Store, FileLock] | None" = None
 
+    def on_run_start(self, config: DictConfig, **kwargs) -> None:
+        """Refuse a launcher where there is no sweep: Hydra would not use it, nor say so."""
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        if launcher != "basic":
+            sys.exit(f"hydra/launcher={launcher} takes the runs of a sweep; add -m, also for a single one")
+
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         """Open the sweep; Hydra would turn an exception into a warning, so a failure ends the program here."""
         try:
@@ -103,7 +109,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
         if each.key_or_group in ONE_VALUE:
             told = redact(each.input_line)
             raise ThawError(f"{told} has several values, and a sweep takes one; put quotes around a value with a comma")
-    engines.check(config.hydra.launcher.get("engine", ""))
+    engines.check(config.hydra.launcher)
     # A wrong value is refused before anything is trained or recorded.
     settings, *_ = [check(each) for each in composition.samples(task, varied)]
 
