@@ -201,8 +201,11 @@ def test_a_worker_that_is_killed_costs_its_run_only(engine, request, expected, t
     told = next(number for number, line in enumerate(out.splitlines()) if "] unfreeze=" in line and "LOST" in line)
     assert told < out.splitlines().index("6 runs"), "it is told of when it happens"
     assert "the same command goes on with it" in out
+    kept = list(tmp_path.glob("launches/*/slurm/*/*.err"))
+    assert bool(kept) == (engine == "slurm"), "what its jobs printed, until all are complete"
     trained(*plan)
     assert numbers(tmp_path) == expected
+    assert not list(tmp_path.glob("launches/*/slurm"))
 
 
 @pytest.mark.parametrize("engine", ["local", "slurm", "ray"])

@@ -68,7 +68,7 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console)
         journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})
     lock.release()
     printed = Path(sweep.launch, "slurm")
-    asked_for = not complete and printed.is_dir()
+    asked_for = bool(found) and not complete and printed.is_dir()
     for line in journal.read(place):  # this launch, and those before it that were killed
         launch = Path(line.get("launch", sweep.launch))
         keep = asked_for and launch.resolve() == Path(sweep.launch).resolve()
