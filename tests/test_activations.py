@@ -125,6 +125,38 @@ def test_what_a_killed_writer_left_is_not_trusted(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from filelock import ReadWriteLock
+folder = Path(sys.argv[1])
+with ReadWriteLock(folder / "locks" / "busy.db").write_lock():
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_others_write_keeps_its_place_and_what_the_killed_left_goes(tmp_path):
+    """Of four processes that need room at once, one met the folder of another just before it was renamed."""
+    net = build()
+    for name in ("locks", "busy.partial", "left.partial"):
+        (tmp_path / name).mkdir()
+    for name in ("busy.partial", "left.partial"):
+        (tmp_path / name / "0.npy").write_bytes(bytes(16 * 256 * 4))
+        (tmp_path / name / "digests.json").write_text("{}")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")  # as a folder that is gone when it is looked into
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout.readline() == "writing\n"
+    with activations(tmp_path, net, max_gigabytes=2.5 * 16 * 256 * 4 / 1e9) as kept:
+        features(kept, net.cut(0), images(16))
+    writer.communicate()
+    assert (tmp_path / "busy.partial").exists()
+    assert not (tmp_path / "left.partial").exists()
+    assert len(entries(tmp_path) - {"busy.partial"}) == 1
+
+
 @pytest.mark.parametrize("change", ["pixel", "weight", "size", "dtype", "seed", "code"])
 def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change, monkeypatch):
     net, split, views = build(), images(16), FLIP

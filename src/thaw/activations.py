@@ -5,12 +5,12 @@ computed once; what crosses the frontier lies in files that training reads as me
 by all that its numbers depend on, written beside its place and renamed into it, and checked before it is used.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ class Activations:
         self.folder, self.settings, self.network, self.say = folder, settings, network, say
         cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
         self.earliest = sorted(cuts, key=lambda cut: cut.before)
-        self.held = ExitStack()
+        self.held = contextlib.ExitStack()
         self.traced: dict[keras.Model, Callable] = {}
 
     def __enter__(self) -> "Activations":
@@ -151,9 +151,11 @@ class Activations:
             lock.release()
             with lock.write_lock():
                 if self._open(name) is None:  # else another process has just computed it
+                    self._clear(name)
+                    batches = computed()  # which may keep an earlier cut's first
                     if not self._make_room(images * width / 1e9):
                         return None
-                    self._write(name, images, dtype, computed())
+                    self._write(name, images, dtype, batches)
 
     def _computed(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> Iterator[tuple]:
         """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
@@ -214,22 +216,23 @@ class Activations:
     def _open(self, name: str) -> list[np.ndarray] | None:
         """The arrays of an entry; None where there is none or it is damaged."""
         entry = self.folder / name
-        if not entry.is_dir():
-            return None
         try:
             digests = json.loads((entry / "digests.json").read_text())
-            for file, digest in digests.items():
-                if _digest(entry / file) != digest:
-                    raise ValueError(f"{file} is not what was written")
+            if any(_digest(entry / file) != digest for file, digest in digests.items()):
+                return None
             return [np.load(entry / file, mmap_mode="r") for file in digests]
-        except (OSError, ValueError) as error:
-            self.say(f"Kept activations are damaged and are computed again ({error}).")
-            os.replace(entry, entry.with_suffix(".partial"))
+        except (OSError, ValueError):
             return None
+
+    def _clear(self, name: str) -> None:
+        """Remove a damaged entry, and what a writer that was killed has left."""
+        if (self.folder / name).exists():
+            self.say(f"Kept activations {name} are damaged and are computed again.")
+            shutil.rmtree(self.folder / name)
+        shutil.rmtree(self.folder / f"{name}.partial", ignore_errors=True)
 
     def _write(self, name: str, images: int, dtype: str, batches: Iterator[tuple]) -> None:
         place = self.folder / f"{name}.partial"
-        shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         arrays: list[np.memmap] = []
         done = 0
@@ -249,19 +252,23 @@ class Activations:
         os.replace(place, self.folder / name)
 
     def _make_room(self, gigabytes: float) -> bool:
-        """Remove the entries that were used longest ago until there is room, but none that anybody reads."""
-        entries = [each for each in self.folder.iterdir() if (each / "digests.json").exists()]
-        taken = {each: sum(file.stat().st_size for file in each.iterdir()) / 1e9 for each in entries}
-        total = sum(taken.values()) + gigabytes
-        for entry in sorted(entries, key=lambda each: each.stat().st_mtime):
+        """Remove the entries that were used longest ago until there is room, but none that anybody reads or writes."""
+        entries = []
+        for entry in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process has just finished or removed it
+                if entry.name != "locks":
+                    taken = sum(file.stat().st_size for file in entry.iterdir()) / 1e9
+                    entries.append((entry.stat().st_mtime, taken, entry))
+        total = sum(taken for _, taken, _ in entries) + gigabytes
+        for _, taken, entry in sorted(entries):
             if total <= self.settings.max_gigabytes:
                 break
-            lock = ReadWriteLock(self.folder / "locks" / f"{entry.name}.db")
+            lock = ReadWriteLock(self.folder / "locks" / f"{entry.stem}.db")
             try:
                 with lock.write_lock(blocking=False):
                     shutil.rmtree(entry)
-                total -= taken[entry]
-            except (Timeout, RuntimeError):  # read by another process, or by this one
+                total -= taken
+            except (Timeout, RuntimeError, FileNotFoundError):  # in use, or another process has just removed it
                 continue
         return total <= self.settings.max_gigabytes
 
