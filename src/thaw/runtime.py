@@ -82,6 +82,8 @@ def release() -> None:
 
     keras.backend.clear_session(free_memory=False)
     gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()  # the libraries, which are here to stay and are most of what each collection would look through
 
 
 def share_of_cores(launcher: dict) -> int:
