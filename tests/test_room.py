@@ -81,6 +81,13 @@ def test_what_a_living_process_works_on_stays(tmp_path):
     assert not stage.exists()
 
 
+def test_an_entry_that_another_process_removes_meanwhile_is_no_trouble(tmp_path):
+    stale = entry(tmp_path, "a" * 32, 3600)
+    (tmp_path / "activations" / "b").symlink_to(tmp_path / "nowhere")  # as a folder that is gone when it is looked at
+    assert sum(room._unused(tmp_path / "activations", int(time.time() * 1000))) == 1002
+    assert not stale.exists()
+
+
 @pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (1500, "2 kB"), (2_500_000, "2 MB"), (3.21e9, "3.2 GB")])
 def test_sizes_are_legible(count, words):
     assert room._size(count) == words

@@ -1,6 +1,7 @@
 """`make prune`: how much room the store takes, and what of it no finished or interrupted run needs."""
 
 import argparse
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -61,13 +62,14 @@ def _deleted(root: Path) -> Iterator[Path]:
 def _unused(folder: Path, since: int | None) -> Iterator[int]:
     """Remove entries last used before `since` (ms; None: all), but none that is read or written; their bytes."""
     for entry in sorted(folder.glob("*")):
-        if entry.name == "locks" or (since is not None and entry.stat().st_mtime * 1000 >= since):
+        if entry.name == "locks":
             continue
         lock = ReadWriteLock(folder / "locks" / f"{entry.stem}.db")
         try:
             with lock.write_lock(blocking=False):
-                yield _remove(entry)
-        except (Timeout, RuntimeError):  # in use by another process, or by this one
+                if since is None or entry.stat().st_mtime * 1000 < since:
+                    yield _remove(entry)
+        except (Timeout, RuntimeError, FileNotFoundError):  # in use, or another process has just finished or removed it
             continue
 
 
@@ -79,15 +81,11 @@ def _remove(path: Path) -> int:
 
 def _bytes(path: Path) -> int:
     """The size of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
+    below = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:  # another process has just removed it
-                continue
+    for file in [path] if path.is_file() else below:
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            total += os.lstat(file).st_size
     return total
 
 
