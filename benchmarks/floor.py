@@ -133,7 +133,7 @@ def steps(
     def batches(arrays, labels):
         tensors = tuple(arrays) if len(arrays) > 1 else arrays[0]
         dataset = tf.data.Dataset.from_tensor_slices((tensors, labels, np.ones(len(labels), np.float32)))
-        return dataset.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return pipeline.ahead(dataset.batch(BATCH))
 
     for arrays in training:
         cut.tail.fit(batches(arrays, photographs.train.labels), verbose=0, shuffle=False)

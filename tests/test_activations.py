@@ -157,6 +157,17 @@ def test_what_others_write_keeps_its_place_and_what_the_killed_left_goes(tmp_pat
     assert len(entries(tmp_path) - {"busy.partial"}) == 1
 
 
+def test_an_entry_is_found_whatever_number_keras_gives_a_layer(tmp_path, reads):
+    first, again = build("Xception", 20, size=71), build("Xception", 20, size=71)
+    assert first.cut(20).tensors != again.cut(20).tensors
+    with activations(tmp_path, first, [20]) as kept:
+        features(kept, first.cut(20), images(8))
+    reads.clear()
+    with activations(tmp_path, again, [20]) as kept:
+        features(kept, again.cut(20), images(8))
+    assert not reads
+
+
 @pytest.mark.parametrize("change", ["pixel", "weight", "size", "dtype", "seed", "code"])
 def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change, monkeypatch):
     net, split, views = build(), images(16), FLIP

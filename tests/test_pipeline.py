@@ -41,6 +41,13 @@ def test_an_epoch_depends_on_its_number_and_seed_and_not_on_those_before():
     assert labels_of(pipeline.training_batches(numbered(16), 8, 8, range(2), (0, 1), pipeline.PLAIN)) != both
 
 
+def test_the_end_of_batches_waits_for_no_thread_that_tunes():
+    rows = pipeline.array_batches(lambda _: [np.zeros((8, 3))], np.zeros(8, np.int32), 8, [(0, np.arange(8))])
+    shown = pipeline.training_batches(numbered(8), 8, 8, range(1), (0, 0), pipeline.PLAIN)
+    for batches in (rows, shown, pipeline.evaluation_batches(numbered(8), 8, 8)):
+        assert batches.options().autotune.enabled is False
+
+
 def test_evaluation_goes_through_in_order():
     batches = list(pipeline.evaluation_batches(numbered(11), 8, 8))
     assert [labels.numpy().tolist() for _, labels, _ in batches] == [

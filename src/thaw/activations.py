@@ -184,7 +184,7 @@ class Activations:
         crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
         kinds = (_single(crossing), *images.element_spec[1:])
         dataset = tf.data.Dataset.from_generator(batches, output_signature=kinds)
-        return dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())).prefetch(pipeline.PREFETCH)
+        return pipeline.ahead(dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())))
 
     def _outputs(self, model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
         """What the model makes of each batch's inputs, with the labels and weights.
@@ -197,9 +197,13 @@ class Activations:
             yield [tensor.numpy() for tensor in self.traced[model](inputs)], labels, weights
 
     def _name(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> str:
+        layers = [layer.name for layer in self.network.backbone.model.layers]  # numbered by what else Keras has built
         parts = {
             "backbone": [self.network.backbone.model.name, self.network.backbone.digest],
-            "cut": [type(self.network.head[0]).__name__, *cut.tensors],
+            "cut": [
+                type(self.network.head[0]).__name__,
+                *(layers.index(each) for each in cut.tensors if each in layers),
+            ],
             "images": [self.network.size, split.digest],
             "view": None if number is None else [views.policy.model_dump(), views.seed, number],
             "kept": [

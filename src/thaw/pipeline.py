@@ -16,6 +16,7 @@ from thaw.data import Split
 from thaw.decoding import read
 
 PREFETCH = 4  # batches; left to TensorFlow, this grows to gigabytes where training is slower than reading
+SIDE_BY_SIDE = 16  # images that are read at once, as far as there are threads
 SAMPLE = 512  # images: enough for the statistics of batch normalisation
 
 
@@ -131,7 +132,18 @@ def array_batches(
     )
     count = sum(-(-len(order) // batch_size) for _, order in epochs)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(PREFETCH)
+    return ahead(dataset.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same batches, of which some are made before they are asked for.
+
+    TensorFlow does not tune how many. The thread that it tunes with sleeps twice as long each time, and the end of an
+    iterator waits for it: training would now and then take up to twice as long.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(PREFETCH).with_options(options)
 
 
 def sample(split: Split, size: int) -> Iterator[np.ndarray]:
@@ -166,5 +178,5 @@ def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, v
             image = view(image, views.policy, views.seed, keys[row], number)
         return image, labels[row], weight
 
-    images = places.map(loaded, tf.data.AUTOTUNE, deterministic=True)
-    return images.batch(batch_size, drop_remainder=True).prefetch(PREFETCH)
+    images = places.map(loaded, SIDE_BY_SIDE, deterministic=True)
+    return ahead(images.batch(batch_size, drop_remainder=True))
