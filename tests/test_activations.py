@@ -125,6 +125,14 @@ def test_what_a_killed_writer_left_is_not_trusted(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_no_batches_that_training_reads_are_tuned_by_tensorflow(tmp_path, keep):
+    net = build()
+    with activations(tmp_path, net, keep=keep) as kept:
+        batches = kept.training_batches(net.cut(0), images(), 8, (0, 0), pipeline.PLAIN, range(1))
+        assert stage._Waiting().noticed(batches).options().autotune.enabled is False
+
+
 WRITE = """
 import sys
 from pathlib import Path
