@@ -15,18 +15,36 @@ def numbered(count):
     return Split.of_pixels(tuple(f"image {i}" for i in range(count)), labels, pixels)
 
 
-def test_an_epoch_shows_every_image_once_and_fills_its_last_batch_with_weightless_ones():
-    batches = pipeline.training_batches(numbered(21), 8, 8, range(2), (0, 0), pipeline.PLAIN)
-    assert batches.cardinality().numpy() == 6
+def test_an_epoch_shows_every_image_once_and_fills_its_last_batch_to_a_multiple_of_8_with_weightless_ones():
+    batches = pipeline.training_batches(numbered(21), 8, 16, range(2), (0, 0), pipeline.PLAIN)
+    assert batches.cardinality().numpy() == 4
     seen = [(images.numpy(), labels.numpy(), weights.numpy()) for images, labels, weights in batches]
     for images, labels, weights in seen:
-        assert images.shape == (8, 8, 8, 3)
+        assert images.shape[1:] == (8, 8, 3)
         assert images.dtype == np.float32
         np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
         assert set(weights) <= {0.0, 1.0}
-    for epoch in (seen[:3], seen[3:]):
+    assert [len(labels) for _, labels, _ in seen] == [16, 8, 16, 8]
+    for epoch in (seen[:2], seen[2:]):
         counted = [label for _, labels, weights in epoch for label in labels[weights > 0]]
         assert sorted(counted) == list(range(21))
+
+
+@pytest.mark.parametrize(("size", "sizes"), [(32, [32, 8]), (24, [24, 16]), (20, [20, 20]), (3, [3] * 12)])
+def test_the_last_batch_is_as_even_as_the_others_are(size, sizes):
+    rows = pipeline.array_batches(lambda _: [np.zeros((34, 3))], np.zeros(34, np.int32), size, [(0, np.arange(34))])
+    shown = pipeline.evaluation_batches(numbered(34), 8, size)
+    for batches in (rows, shown):
+        assert [len(labels) for _, labels, _ in batches] == sizes
+        assert sum(float(weights.numpy().sum()) for *_, weights in batches) == 34
+
+
+def test_batches_can_be_gone_through_again():
+    for batches in (
+        pipeline.training_batches(numbered(11), 8, 8, range(2), (0, 0), pipeline.PLAIN),
+        pipeline.evaluation_batches(numbered(11), 8, 8),
+    ):
+        assert labels_of(batches) == labels_of(batches) != []
 
 
 def labels_of(batches):
@@ -70,9 +88,9 @@ def test_each_epoch_has_views_of_its_own_and_evaluation_has_none():
     assert {int(i[0, 0, 0]) for images, _, _ in pipeline.evaluation_batches(split, 8, 8) for i in images} == {0}
 
 
-def test_a_sample_is_of_plain_images_in_full_batches():
+def test_a_sample_is_of_plain_images_in_batches():
     batches = list(pipeline.sample(numbered(40), 8))
-    assert [batch.shape for batch in batches] == [(32, 8, 8, 3)] * 2
+    assert [batch.shape for batch in batches] == [(32, 8, 8, 3), (8, 8, 8, 3)]
 
 
 def test_views_come_in_turn_or_one_an_epoch():

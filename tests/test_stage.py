@@ -1,3 +1,4 @@
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -83,6 +84,9 @@ def test_a_stage_reports_every_epoch_and_leaves_only_what_it_came_to(tmp_path):
     }  # fmt: skip
     assert seen[0][1]["learning_rate"] == pytest.approx(0.01)
     assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["done.json", "kept.weights.h5"]
+    with h5py.File(tmp_path / "head/kept.weights.h5") as kept:
+        assert "layers" in kept
+        assert "optimizer" not in kept
 
 
 def test_losses_count_each_image_once(tmp_path):

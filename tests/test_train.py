@@ -375,9 +375,14 @@ for strategy in ("single", "mirrored"):
 @pytest.mark.slow
 @pytest.mark.parametrize("weights", ["null", "balanced"])
 def test_two_devices_come_to_what_one_does(client, tmp_path, weights):
-    """40 images in batches of 16: one device has nothing but filling in its half of the last batch."""
+    """50 images in batches of 16: one device has nothing but filling in its half of the last batch."""
     plan = [*TINY, "unfreeze=6", "threads=1", "training.batch_size=16", f"training.class_weights={weights}"]
-    epochs = ["training.head.epochs=2", "training.finetune.epochs=2", f"store={tmp_path / 'mlruns'}"]
+    epochs = [
+        "dataset.images_per_class=5",
+        "training.head.epochs=2",
+        "training.finetune.epochs=2",
+        f"store={tmp_path / 'mlruns'}",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, *plan, *epochs],

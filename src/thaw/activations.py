@@ -180,8 +180,7 @@ class Activations:
                 rounded = [tensor.astype(self.settings.dtype).astype(np.float32) for tensor in tensors]
                 yield _single(rounded), labels, weights
 
-        batch_size = images.element_spec[1].shape[0]
-        crossing = [tf.TensorSpec((batch_size, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
+        crossing = [tf.TensorSpec((None, *tensor.shape[1:]), tf.float32) for tensor in cut.frozen.outputs]
         kinds = (_single(crossing), *images.element_spec[1:])
         dataset = tf.data.Dataset.from_generator(batches, output_signature=kinds)
         return pipeline.ahead(dataset.apply(tf.data.experimental.assert_cardinality(images.cardinality())))

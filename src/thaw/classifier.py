@@ -12,6 +12,7 @@ from mlflow.entities import Run
 
 from thaw import decoding, prediction
 from thaw.errors import ThawError
+from thaw.pipeline import EVEN
 from thaw.prediction import Picture
 from thaw.tracking import Store
 
@@ -107,9 +108,8 @@ def classify(
         if not read:
             continue
         pixels = np.stack([each for _, each in read])
-        # A full batch, as in training: kernels for other sizes round otherwise.
-        full = np.resize(pixels, (BATCH, *pixels.shape[1:])).astype(np.float32)
-        probabilities = classifier.model.predict(full, BATCH, verbose=0)[: len(read)]
+        evened = np.resize(pixels, (len(read) + -len(read) % EVEN, *pixels.shape[1:])).astype(np.float32)
+        probabilities = classifier.model.predict(evened, BATCH, verbose=0)[: len(read)]
         heats = grad_cam(classifier.model, pixels.astype(np.float32)) if explain else [None] * len(read)
         for (picture, seen), row, heat in zip(read, probabilities, heats, strict=True):
             order = np.argsort(-row)[:top]

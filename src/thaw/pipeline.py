@@ -1,7 +1,7 @@
 """Images -> float32 batches, the same in training, evaluation and serving.
 
-Every batch is full: CPU kernels for other sizes round differently, so the last one is filled up with images that
-weigh nothing.
+CPU kernels give an image the same bits in batches of 8, 16, 24, ... images, and others in odd batches. So the last
+batch is filled up to a multiple of 8, with images that weigh nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +17,7 @@ from thaw.decoding import read
 
 PREFETCH = 4  # batches; left to TensorFlow, this grows to gigabytes where training is slower than reading
 SIDE_BY_SIDE = 16  # images that are read at once, as far as there are threads
+EVEN = 8  # images, of which each batch has a multiple
 SAMPLE = 512  # images: enough for the statistics of batch normalisation
 
 
@@ -74,15 +75,11 @@ def training_batches(
         float32 weights (batch,), 0 where an image only fills the batch up.
     """
 
-    def places() -> Iterator[tuple[np.ndarray, ...]]:
+    def shown() -> Iterator[tuple[np.ndarray, int | None]]:
         for epoch, order in orders(len(split), epochs, seed):
-            rows, weights = _filled(order, batch_size)
-            yield rows, weights, np.full(len(rows), -1 if views.number(epoch) is None else views.number(epoch))
+            yield order, views.number(epoch)
 
-    signature = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int64))
-    dataset = tf.data.Dataset.from_generator(places, output_signature=signature).unbatch()
-    batches = len(epochs) * -(-len(split) // batch_size)
-    return _images(dataset, split, size, batch_size, views).apply(tf.data.experimental.assert_cardinality(batches))
+    return _images(shown, len(epochs), split, size, batch_size, views)
 
 
 def evaluation_batches(split: Split, size: int, batch_size: int) -> tf.data.Dataset:
@@ -118,17 +115,17 @@ def array_batches(
 
     def batches() -> Iterator[tuple]:
         for epoch, order in epochs:
-            rows, weights = _filled(order, batch_size)
+            rows, weights = _evened(order, batch_size)
             for start in range(0, len(rows), batch_size):
                 chosen = rows[start : start + batch_size]
                 inputs = tuple(array[chosen].astype(np.float32, copy=False) for array in arrays(epoch))
                 yield inputs if len(first) > 1 else inputs[0], labels[chosen], weights[start : start + batch_size]
 
-    inputs = tuple(tf.TensorSpec((batch_size, *array.shape[1:]), tf.float32) for array in first)
+    inputs = tuple(tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in first)
     signature = (
         inputs if len(first) > 1 else inputs[0],
-        tf.TensorSpec([batch_size], tf.int32),
-        tf.TensorSpec([batch_size], tf.float32),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.float32),
     )
     count = sum(-(-len(order) // batch_size) for _, order in epochs)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
@@ -147,26 +144,35 @@ def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def sample(split: Split, size: int) -> Iterator[np.ndarray]:
-    """Some images of `split` as they are, in full batches of float32 (32, size, size, 3) in [0, 255]."""
+    """Some images of `split` as they are, in batches of float32 (32 or fewer, size, size, 3) in [0, 255]."""
     chosen = np.random.default_rng(0).permutation(len(split))[:SAMPLE]
     for images, _, _ in evaluation_batches(split.take(chosen), size, 32):
         yield images.numpy()
 
 
-def _filled(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """`order` continued from its start until the last batch is full, and weights that are 0 there."""
-    weights = np.repeat([1.0, 0.0], [len(order), -len(order) % batch_size]).astype(np.float32)
+def _evened(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`order` continued from its start until the last batch has a multiple of 8, and weights that are 0 there.
+
+    Where no batch has a multiple of 8, the last one is filled up whole.
+    """
+    part = batch_size if batch_size % EVEN else EVEN
+    weights = np.repeat([1.0, 0.0], [len(order), -len(order) % part]).astype(np.float32)
     return np.resize(order, len(weights)), weights
 
 
 def _in_order(split: Split, size: int, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
-    rows, weights = _filled(np.arange(len(split)), batch_size)
-    places = tf.data.Dataset.from_tensor_slices((rows, weights, np.full(len(rows), -1 if number is None else number)))
-    return _images(places, split, size, batch_size, views)
+    return _images(lambda: [(np.arange(len(split)), number)], 1, split, size, batch_size, views)
 
 
-def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, views: Views) -> tf.data.Dataset:
-    """Batches of the views at `places`: rows of `split`, weights, and numbers of views (-1: the image as it is)."""
+def _images(
+    shown: Callable[[], Iterable[tuple[np.ndarray, int | None]]],
+    epochs: int,
+    split: Split,
+    size: int,
+    batch_size: int,
+    views: Views,
+) -> tf.data.Dataset:
+    """The batches of so many epochs; of each, `shown` gives the order of the images and the number of the view."""
     labels, keys = tf.constant(split.labels), tf.constant(split.keys())
     plain = views.number(0) is None
 
@@ -178,5 +184,16 @@ def _images(places: tf.data.Dataset, split: Split, size: int, batch_size: int, v
             image = view(image, views.policy, views.seed, keys[row], number)
         return image, labels[row], weight
 
-    images = places.map(loaded, SIDE_BY_SIDE, deterministic=True)
-    return ahead(images.batch(batch_size, drop_remainder=True))
+    def places() -> Iterator[tuple[np.ndarray, ...]]:
+        for order, number in shown():
+            rows, weights = _evened(order, batch_size)
+            yield rows, weights, np.full(len(rows), -1 if number is None else number)
+
+    def batches(*each) -> tf.data.Dataset:
+        images = tf.data.Dataset.from_tensor_slices(each).map(loaded, SIDE_BY_SIDE, deterministic=True)
+        return images.batch(batch_size)
+
+    signature = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int64))
+    dataset = tf.data.Dataset.from_generator(places, output_signature=signature).flat_map(batches)
+    count = epochs * -(-len(split) // batch_size)
+    return ahead(dataset.apply(tf.data.experimental.assert_cardinality(count)))

@@ -103,7 +103,7 @@ def train(
     if (folder / "done.json").exists():
         done = Trained(**json.loads((folder / "done.json").read_text()))
         _tell(callbacks, model, stage, done.history)
-        model.load_weights(folder / "kept.weights.h5")
+        _weights(model).load_weights(folder / "kept.weights.h5")
         return done
     history, by = _restore(model, folder / "state.npz")
     _tell(callbacks, model, stage, history)
@@ -193,15 +193,20 @@ def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[s
     """Keep the weights that were asked for and what the stage came to, and remove what only resuming needs."""
     kept = _best(history) if stage.evaluate == "best" else len(history) - 1
     if kept != len(history) - 1:
-        model.load_weights(folder / "best.weights.h5")
+        _weights(model).load_weights(folder / "best.weights.h5")
     with durable.writing(folder / "kept.weights.h5") as partial:
-        model.save_weights(partial)
+        _weights(model).save_weights(partial)
     seconds = sum(epoch["epoch_seconds"] for epoch in history)
     trained = Trained(history, kept, seconds, by)
     durable.write_text(folder / "done.json", json.dumps(asdict(trained)))
     for name in ("state.npz", "best.weights.h5"):
         (folder / name).unlink(missing_ok=True)
     return trained
+
+
+def _weights(model: keras.Model) -> keras.Model:
+    """The same layers without the optimizer, which Keras saves with weights and which is twice as large with Adam."""
+    return keras.Model(model.inputs, model.outputs)
 
 
 def _best(history: list[dict[str, float]]) -> int:
@@ -308,6 +313,9 @@ class _Best(keras.callbacks.ModelCheckpoint):
             self.partial, "val_loss", save_best_only=True, save_weights_only=True, mode="min",
             initial_value_threshold=threshold,
         )  # fmt: skip
+
+    def set_model(self, model):
+        super().set_model(_weights(model))
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
