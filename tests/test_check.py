@@ -372,3 +372,9 @@ def test_the_command_tells_balance_and_trouble(root, tmp_path, monkeypatch, caps
     status, out = run("dataset=foldr")
     assert status == 1
     assert "did you mean folder?" in out
+
+
+def test_a_file_too_large_for_an_image_is_not_read(root, load):
+    with (root / "train/cat/large.jpg").open("wb") as file:
+        file.truncate(2**31)
+    assert load(root, on_bad="skip").left_out == {"train/cat/large.jpg": "has 2147 MB, more than an image can"}

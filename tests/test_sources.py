@@ -92,7 +92,37 @@ def test_links_are_followed_but_in_no_circle(pictures, load):
     (root / "cat/more").symlink_to(root.parent / "elsewhere")
     (root / "cat/again").symlink_to(root / "cat")
     (root.parent / "elsewhere/more/up").symlink_to(root.parent / "elsewhere")
+    (root / "cat/everything").symlink_to(root)
     assert sum(sizes(load(folder(root)))) == 11
+
+
+def test_links_that_lead_nowhere_are_named_and_left_out_when_asked(pictures, load):
+    root = pictures({"cat": 4, "dog": 4})
+    (root / "cat/self.png").symlink_to("self.png")
+    (root / "cat/far.png").symlink_to("x" * 300)
+    (root / "dog/circle").symlink_to("circle")
+    (root / "bird").symlink_to("bird")
+    found = load(folder(root, on_bad="skip"))
+    assert sum(sizes(found)) == 8
+    assert set(found.left_out) == {"cat/self.png", "cat/far.png", "dog/circle", "bird"}
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ()])
+def test_classes_below_a_folder_for_validation_alone_are_no_class(pictures, load, classes):
+    root = pictures(dict.fromkeys((*classes, "val/cat", "val/dog"), 4))
+    with pytest.raises(ThawError, match="has a folder val of classes, but neither train nor test"):
+        load(folder(root))
+
+
+def test_valid_and_invalid_are_classes_like_others(pictures, load):
+    assert load(folder(pictures({"valid": 4, "invalid": 4}))).class_names == ("invalid", "valid")
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "/dev/null/x", "a\0b"])
+def test_a_path_that_no_folder_can_have_is_refused(load, path):
+    for source in (folder(path), labelled(path)):
+        with pytest.raises(ThawError, match="dataset.path=.*(cannot be read|is not a folder|is no table)"):
+            load(source)
 
 
 def labelled(path, **changes):
@@ -190,6 +220,48 @@ def test_what_is_no_table_is_refused(table, load, name):
         load(labelled(path))
 
 
+def test_columns_that_differ_in_spaces_alone_are_refused(table, load):
+    with pytest.raises(ThawError, match="has several columns class; rename or remove one"):
+        load(labelled(table(["all/000.png,a,b"], "file,class, class")))
+
+
+def test_the_file_of_a_parquet_row_may_be_its_index(table, load):
+    import pandas
+
+    path = table().with_suffix(".parquet")
+    pandas.read_csv(path.with_suffix(".csv")).set_index("file").to_parquet(path)
+    assert sizes(load(labelled(path))) == [6, 3, 3]
+
+
+def test_splits_do_not_depend_on_where_the_images_of_a_table_lie(pictures, tmp_path, load):
+    first = pictures({"a": 8, "b": 8})
+    shutil.copytree(first, tmp_path / "elsewhere/deep")
+    found = []
+    for number, root in enumerate((first, tmp_path / "elsewhere/deep")):
+        lines = [f"{path},{path.parent.name}\n" for path in sorted(root.rglob("*.png"))]
+        (tmp_path / f"{number}.csv").write_text("file,class\n" + "".join(lines))
+        found.append(load(labelled(tmp_path / f"{number}.csv")))
+    assert found[0].test.names == found[1].test.names
+    assert found[0].digest() == found[1].digest()
+
+
+def test_a_table_finds_files_whose_names_read_as_its_own_do(pictures, load):
+    root = pictures({"a": 4, "b": 4})
+    composed, apart = "k\N{LATIN SMALL LETTER A WITH DIAERESIS}", "ka\N{COMBINING DIAERESIS}"
+    (root / " a").mkdir()
+    (root / "a").rename(root / " a" / apart)
+    (root / " a" / apart / "000.png").rename(root / " a" / apart / f"{composed}.png")
+    (root / " a" / apart / "001.png").rename(root / " a" / apart / "x\ty.png")
+    first = load(folder(root))
+    lines = [
+        f"{name},{first.class_names[label]},{part}\n"
+        for part, split in first.splits().items()
+        for name, label in zip(split.names, split.labels, strict=True)
+    ]
+    (root / "labels.csv").write_text("file,class,split\n" + "".join(lines))
+    assert load(labelled(root / "labels.csv")).digest() == first.digest()
+
+
 def test_odd_cells_of_a_parquet_file_are_named_and_whole_numbers_stay_so(table, load):
     import pandas
 
@@ -283,7 +355,7 @@ def packed(kind, extra=None):
             for name, content in members.items():
                 opened.writestr(name, content)
     else:
-        with tarfile.open(fileobj=file, mode="w:gz") as opened:
+        with tarfile.open(fileobj=file, mode="w:gz" if kind == "tgz" else "w") as opened:
             for name, content in members.items():
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
@@ -340,6 +412,13 @@ def test_a_process_that_died_while_unpacking_leaves_nothing_that_is_trusted(arch
         (packed("zip")[:900], None, "is no whole zip or tar file"),
         (packed("tgz")[:900], None, "is no whole zip or tar file"),
         (b"<html>not here</html>", None, "is no whole zip or tar file"),
+        (packed("tar")[:1536], None, "is no whole zip or tar file"),  # behind the first of its files
+        (packed("tar").replace(b"pets/test/a/1.png", b"pets/test/a/X.png"), None, "is no whole zip or tar file"),
+        (
+            packed("tgz")[:-8] + bytes(8),
+            None,
+            "is no whole zip or tar file",
+        ),  # another checksum than that of its content
         (packed("zip").replace(b"IDAT", b"IDAX", 1), None, "is no whole zip or tar file"),
         (packed("zip", {"../outside.png": b"x"}), None, "would write ../outside.png, which lies outside"),
         (packed("zip", {"/outside.png": b"x"}), None, "would write /outside.png"),
@@ -355,6 +434,25 @@ def test_a_bad_archive_is_refused_and_leaves_nothing(archive, load, tmp_path, co
                 and not each.name.endswith(".lock")]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x.zip", "http://127.0.0.1:many/x.zip", "http://ann:s3cret@127.0.0.1/x.zip", "pets.zip", "ab:x"]
+)
+def test_what_is_no_address_is_refused_without_its_password(archive, load, url):
+    with pytest.raises(ThawError, match="cannot be used; give https://HOST/FILE") as refusal:
+        load(archive("pets.zip", b"").model_copy(update={"url": url}))
+    assert "s3cret" not in str(refusal.value)
+
+
+def test_an_archive_may_have_a_long_name(archive, load):
+    assert sizes(load(archive(f"{'p' * 300}.zip", packed("zip")))) == [6, 2, 8]
+
+
+def test_a_cache_that_cannot_be_written_is_named(archive, load, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", "/dev/null/keras")
+    with pytest.raises(ThawError, match="/dev/null/keras/.* cannot be written .*; set KERAS_HOME"):
+        load(archive("pets.zip", packed("zip")))
+
+
 def test_an_address_without_a_server_or_a_file_is_said_to_be_one(archive, load):
     dataset = archive("pets.zip", b"")
     for url in (dataset.url.replace("pets", "cats"), "http://127.0.0.1:9/a.zip"):
@@ -362,29 +460,67 @@ def test_an_address_without_a_server_or_a_file_is_said_to_be_one(archive, load):
             load(dataset.model_copy(update={"url": url}))
 
 
-def test_a_tensorflow_dataset_is_read_from_its_folder(load, tmp_path):
+@pytest.fixture
+def prepared(tmp_path):
+    """Write a TensorFlow dataset of so many training and test images; what is to be loaded."""
     import tensorflow as tf
 
     tfds = pytest.importorskip("tensorflow_datasets")
 
-    def examples(first, last):
+    def examples(first, last, label_of):
         pixels = [np.random.default_rng(n).integers(0, 256, (20, 20, 3), np.uint8) for n in range(first, last)]
-        return tf.data.Dataset.from_tensor_slices({"image": pixels, "label": [n % 2 for n in range(first, last)]})
+        return tf.data.Dataset.from_tensor_slices({"image": pixels, "label": [label_of(n) for n in range(first, last)]})
 
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="pets",
-        version="1.0.0",
-        features=tfds.features.FeaturesDict(
-            {"image": tfds.features.Image(shape=(20, 20, 3)), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
-        ),
-        split_datasets={"train": examples(0, 10), "test": examples(10, 16)},
-        data_dir=tmp_path / "tfds",
-    )
-    dataset = Dataset(source="tfds", path=str(tmp_path / "tfds"), **COMMON | {"name": "pets"})
+    def make(train=10, label_of=lambda n: n % 2, **features):
+        known = {
+            "image": tfds.features.Image(shape=(20, 20, 3)),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+        }
+        shutil.rmtree(tmp_path / "tfds", ignore_errors=True)
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name="pets",
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(known | features),
+            split_datasets={"train": examples(0, train, label_of), "test": examples(train, train + 6, label_of)},
+            data_dir=tmp_path / "tfds",
+        )
+        return Dataset(source="tfds", path=str(tmp_path / "tfds"), **COMMON | {"name": "pets"})
+
+    return make
+
+
+def test_a_tensorflow_dataset_is_read_from_its_folder_and_anew_when_it_is_another(load, prepared):
+    dataset = prepared()
     found = load(dataset)
     assert found.class_names == ("cat", "dog")
     assert sizes(found) == [8, 2, 6]
     assert load(dataset).digest() == found.digest()
+    assert sum(sizes(load(prepared(20)))) == 26
+
+
+def test_an_example_without_a_label_is_of_no_class(load, prepared):
+    dataset = prepared(12, lambda n: -1 if n == 3 else n % 2)
+    with pytest.raises(ThawError, match=r"1 entries that cannot be used:\n  row \d+ \(train-.*\): has no label"):
+        load(dataset)
+    assert sum(sizes(load(dataset.model_copy(update={"on_bad": "skip"})))) == 17
+
+
+def test_a_tensorflow_dataset_of_other_things_or_cut_off_is_refused(load, prepared, tmp_path):
+    import tensorflow_datasets as tfds
+
+    several = prepared(
+        label_of=lambda n: [n % 2], label=tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2))
+    )
+    with pytest.raises(ThawError, match="pets has no label that is one"):
+        load(several)
+    numbers = prepared(image=tfds.features.Tensor(shape=(20, 20, 3), dtype=np.uint8))
+    with pytest.raises(ThawError, match="pets has no image that is one"):
+        load(numbers)
+    dataset = prepared()
+    (part,) = (tmp_path / "tfds").rglob("*train.tfrecord*")
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(ThawError, match="pets cannot be read in"):
+        load(dataset)
 
 
 def test_a_tensorflow_dataset_that_is_not_there_is_said_to_be_so(load, tmp_path):

@@ -40,7 +40,7 @@ class Findings:
     def told(self) -> str:
         """All that cannot be used, a line each."""
         lines = [f"  {name}: {reason}" for name, reason in sorted(self.left_out.items()) if reason != CLASS_LEFT_OUT]
-        more = [f"  and {len(lines) - TOLD} more"] if len(lines) > TOLD else []
+        more = [f"  and {len(lines) - TOLD} more; make check-data names them all"] if len(lines) > TOLD else []
         return "\n".join([*lines[:TOLD], *more])
 
 
@@ -81,8 +81,17 @@ def _contents(listing: Listing, megapixels: float, store: Path) -> tuple[list[by
         return [hashlib.sha256(image.tobytes()).digest() for image in listing.images], {}
     rules = f"{decoding.VERSION}, up to {megapixels:g} megapixels"
     judge = partial(decoding.trouble, megapixels=megapixels)
-    judged = fingerprint.judged(listing.images, store, rules, judge)
-    return [digest for digest, _ in judged], {index: said for index, (_, said) in enumerate(judged) if said}
+    sizes = [path.stat().st_size / 1e6 for path in listing.images]
+    most = 10 + 8 * megapixels  # megabytes: 16 bit each of red, green, blue and alpha, and what is noted beside
+    fitting = [index for index, size in enumerate(sizes) if size <= most]
+    judged = fingerprint.judged([listing.images[index] for index in fitting], store, rules, judge)
+    contents = [b""] * len(sizes)
+    troubles = {index: f"has {size:.0f} MB, more than an image can" for index, size in enumerate(sizes) if size > most}
+    for index, (digest, said) in zip(fitting, judged, strict=True):
+        contents[index] = digest
+        if said:
+            troubles[index] = said
+    return contents, troubles
 
 
 def _contradictions(

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import math
+import stat
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # by content, whatever a file is called
 MEGAPIXELS = 100.0  # more is taken for a file made to fill the memory
 VERSION = f"1 Pillow {Image.__version__}"  # of what `trouble` finds
+
+LARGE = threading.Lock()
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes from the configuration
 
@@ -39,6 +43,8 @@ def read(source: Path | np.ndarray, size: int, megapixels: float = math.inf) -> 
         with _opened(source, megapixels) as image:
             image.draft("RGB", (2 * size, 2 * size))  # lets JPEG skip detail that resizing would drop anyway
             return _square(_upright(image), size)
+    except FileNotFoundError as error:
+        raise ThawError(f"{source} is not there; give another") from error
     except Exception as error:  # whatever a decoder raises for bytes that are no image
         raise ThawError(f"{source} does not decode as an image ({_reason(error)}); mend or remove it") from error
 
@@ -60,16 +66,26 @@ def trouble(content: bytes, megapixels: float) -> str:
 
 
 def _opened(file: Path | io.BytesIO, megapixels: float) -> Image.Image:
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("is no file")  # a pipe would be waited for
     image = Image.open(file, formats=FORMATS)
-    millions = image.width * image.height / 1e6
-    if millions > megapixels:
+    if _millions(image) > megapixels:
         image.close()
-        raise ValueError(f"has {millions:.0f} megapixels, and dataset.max_megapixels={megapixels:g}")
+        raise ValueError(f"has {_millions(image):.0f} megapixels, and dataset.max_megapixels={megapixels:g}")
     return image
 
 
+def _millions(image: Image.Image) -> float:
+    return image.width * image.height / 1e6
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    """RGB of 8 bit, turned as its EXIF data says."""
+    """RGB of 8 bit, turned as its EXIF data says; large images one at a time, as each takes gigabytes."""
+    with LARGE if _millions(image) > MEGAPIXELS / 4 else contextlib.nullcontext():
+        return _turned(image)
+
+
+def _turned(image: Image.Image) -> Image.Image:
     image.load()
     with contextlib.suppress(Exception):  # a note that cannot be read; the pixels can
         image = ImageOps.exif_transpose(image)

@@ -18,10 +18,11 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from thaw import durable
-from thaw.errors import ThawError
+from thaw.errors import ThawError, redact
 
 REACH_SECONDS = 5.0  # for a first answer of a host
 SILENCE_SECONDS = 60.0  # without a byte
+LONGEST = 80  # signs of an archive's name; file systems take about 255, with what is added to it
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 CONTENT = "content"  # the folder for what was in an archive
 KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its applications
@@ -32,9 +33,9 @@ def hurried() -> Iterator[None]:
     """Within it, a download fails whose host cannot be reached in a few seconds, or falls silent."""
 
     def checked(request: urllib.request.Request, port: int) -> urllib.request.Request:
-        host, _, given = request.host.partition(":")
-        if not reachable(host, int(given or port)):
-            raise URLError(f"{host} cannot be reached")
+        asked = urlsplit(f"//{request.host}")
+        if not reachable(asked.hostname, asked.port or port):
+            raise URLError(f"{asked.hostname} cannot be reached")
         request.timeout = SILENCE_SECONDS
         return request
 
@@ -82,10 +83,20 @@ def unpacked(url: str, sha256: str | None) -> Path:
         ThawError: it cannot be downloaded, is not the right one, is damaged, or would write elsewhere.
     """
     cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
-    name = PurePosixPath(urlsplit(url).path).name
+    try:
+        address = urlsplit(url)
+        usable = address.scheme in ("http", "https", "ftp", "file") and address.port != 0 and not address.username
+    except ValueError:  # of what is no port
+        usable = False
+    if not usable:
+        raise ThawError(f"dataset.url={redact(url)} cannot be used; give https://HOST/FILE, without user and password")
+    name = PurePosixPath(address.path).name[-LONGEST:]
     digest = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:10]
     place = cache / f"{name.partition('.')[0]}-{digest}"
-    return durable.made(place, partial(_fetch, url, sha256, name)) / CONTENT
+    try:
+        return durable.made(place, partial(_fetch, url, sha256, name)) / CONTENT
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ThawError(f"{place} cannot be written ({error.strerror}); set KERAS_HOME to a folder that can") from error
 
 
 def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
@@ -100,6 +111,7 @@ def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
         reason = " ".join(str(error).split())
         raise ThawError(
             f"{url} cannot be downloaded ({reason}); give the command again, or another dataset.url"
+            + (", or the dataset.sha256 of that file (null: none)" if sha256 else "")
         ) from error
     _unpack(Path(archive), url, folder / CONTENT)
     shutil.rmtree(folder / "archive")
@@ -116,7 +128,17 @@ def _unpack(archive: Path, url: str, folder: Path) -> None:
         else:
             with tarfile.open(archive) as opened:
                 opened.extractall(folder, filter="data")
+                _read_to_the_end(opened)
     except tarfile.FilterError as error:
         raise ThawError(f"{url} would write outside of its folder ({error}); do not use it") from error
     except (*DAMAGED, OSError, ValueError, RuntimeError) as error:  # the last for a zip file with a password
         raise ThawError(f"{url} is no whole zip or tar file ({error}); check dataset.url") from error
+
+
+def _read_to_the_end(opened: tarfile.TarFile) -> None:
+    """Refuse a tar file that has no end: `tarfile` takes a damaged header for it, and asks for no checksum behind."""
+    opened.fileobj.seek(opened.offset)
+    if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it breaks off or is damaged")
+    while opened.fileobj.read(tarfile.RECORDSIZE):
+        pass

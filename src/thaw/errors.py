@@ -1,6 +1,10 @@
 """The one exception that is meant for people, and how exceptions are put into words, without secrets."""
 
+import errno
+import os
 import re
+
+UNUSABLE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
 
 
 class ThawError(Exception):
@@ -23,6 +27,9 @@ def sentence(error: BaseException) -> str | None:
     # HDF5, SQLite and TensorFlow each report a full disk in their own exception.
     if re.search(r"No space left on device|errno = 28\b|disk is full|Disk quota exceeded", text):
         return "The disk is full; make room and give the same command again"
+    # A place that was given and cannot be had; that a file is not there may be a defect of ours.
+    if isinstance(error, OSError) and error.filename and error.errno in UNUSABLE:
+        return redact(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); give another place or mend it")
     return None
 
 

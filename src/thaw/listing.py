@@ -45,15 +45,15 @@ class Listing:
             self.refused[shown] = trouble
             return
         self.names.append(shown)
-        self.classes.append(plain(class_name))
-        self.class_names.add(plain(class_name))
+        self.classes.append(plain(class_name).strip())
+        self.class_names.add(plain(class_name).strip())
         self.splits.append(split)
         self.images.append(path)
 
 
 def plain(name: str) -> str:
-    """A name however it was composed, without what breaks lines or does not print, and spaces around it."""
-    composed = unicodedata.normalize("NFC", name).strip()
+    """A name however it was composed, without what breaks lines or does not print."""
+    composed = unicodedata.normalize("NFC", name)
     return "".join(
         sign.encode("unicode_escape").decode() if unicodedata.category(sign) in UNSEEN else sign for sign in composed
     )

@@ -4,11 +4,11 @@ A source of your own is a function here that takes the configuration of the data
 `Listing`; enter it in `SOURCES`, and give it a YAML in `conf/dataset/`.
 """
 
+import contextlib
 import csv
 import hashlib
 import os
-import unicodedata
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from thaw.decoding import ENDINGS
 from thaw.errors import ThawError
 from thaw.listing import Listing, class_trouble, file_trouble, plain
 
-IGNORED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # beside all that begins with a dot
+IGNORED = {"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "__macosx",
+           "@eadir", "$recycle.bin", "system volume information"}  # beside all that begins with a dot  # fmt: skip
 SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "validation", "valid": "validation", "validation": "validation",
@@ -42,7 +43,7 @@ def digits(dataset: config.Dataset, store: Path) -> Listing:
 def folder(dataset: config.Dataset, store: Path) -> Listing:
     """One folder per class, either below `train/`, `test/` and perhaps `val/`, or directly."""
     root = _path("dataset.path", dataset.path)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ThawError(f"dataset.path={dataset.path} is not a folder; give one that has a folder of images per class")
     return _listed(root, dataset.name or root.resolve().name)
 
@@ -50,7 +51,7 @@ def folder(dataset: config.Dataset, store: Path) -> Listing:
 def table(dataset: config.Dataset, store: Path) -> Listing:
     """A CSV or Parquet file that names images, their labels and, where it has that column, their splits."""
     path = _path("dataset.path", dataset.path)
-    if path.suffix.lower() not in (".csv", ".parquet") or not path.is_file():
+    if path.suffix.lower() not in (".csv", ".parquet") or not os.path.isfile(path):
         raise ThawError(f"dataset.path={dataset.path} is no table; give a .csv or .parquet file of images and labels")
     base = _path("dataset.root", dataset.root) if dataset.root else path.parent
     return _tabled(path, base, dataset.name or path.stem, dataset.columns, dataset.fold is None)
@@ -71,6 +72,7 @@ def tfds(dataset: config.Dataset, store: Path) -> Listing:
     if not dataset.name:
         raise ThawError("dataset.name has no value; give the name of a TensorFlow dataset, such as tf_flowers")
     try:
+        import tensorflow
         import tensorflow_datasets
     except ImportError as error:
         raise ThawError("dataset=tfds needs another package: pip install tensorflow-datasets") from error
@@ -80,12 +82,17 @@ def tfds(dataset: config.Dataset, store: Path) -> Listing:
             builder.download_and_prepare()
     except Exception as error:
         raise ThawError(f"dataset.name={dataset.name} cannot be had from TensorFlow Datasets: {error}") from error
-    missing = [each for each in ("image", "label") if each not in builder.info.features]
-    if missing:
-        raise ThawError(f"{dataset.name} has no {' and no '.join(missing)}; give a dataset of labelled images")
-    digest = hashlib.sha256(f"{builder.info.full_name} {builder.data_dir}".encode()).hexdigest()[:10]
+    for name, fits in (("image", _is_image), ("label", _is_number)):
+        if name not in builder.info.features or not fits(builder.info.features[name]):
+            raise ThawError(f"{dataset.name} has no {name} that is one; give a dataset of images with one label each")
+    paths = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
+    digest = hashlib.sha256(f"{builder.info.full_name} {state}".encode()).hexdigest()[:10]
     place = store / "datasets" / f"{builder.info.name}-{digest}"
-    durable.made(place, partial(_export, tensorflow_datasets, builder))
+    try:
+        durable.made(place, partial(_export, tensorflow_datasets, builder))
+    except tensorflow.errors.OpError as error:
+        raise ThawError(f"{dataset.name} cannot be read in {builder.data_dir} ({error.message}); mend it") from error
     columns = config.Columns(image="file", label="class", split="split")
     return _tabled(place / "labels.csv", place, dataset.name, columns, dataset.fold is None)
 
@@ -103,9 +110,14 @@ def _path(key: str, given: str | None) -> Path:
     if not given:
         raise ThawError(f"{key} has no value; give one with {key}=...")
     try:
-        return Path(given).expanduser()
+        path = Path(given).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            path.stat()
     except RuntimeError as error:
         raise ThawError(f"{key}={given} names a home folder that is not known; give the whole path") from error
+    except OSError as error:
+        raise ThawError(f"{key}={given} cannot be read ({error.strerror}); give one that can") from error
+    return path
 
 
 def _listed(root: Path, name: str) -> Listing:
@@ -115,6 +127,10 @@ def _listed(root: Path, name: str) -> Listing:
         if each.name.lower() in SPLITS:
             parts[SPLITS[each.name.lower()]].append(each)
     if not {"train", "test"} & set(parts):
+        if divided := next((each for each in parts["validation"] if _folders(each) and not _images(each)), None):
+            raise ThawError(
+                f"{root} has a folder {divided.name} of classes, but neither train nor test; name those so, or move it"
+            )
         parts = {"": [root]}
     elif absent := {"train", "test"} - set(parts):
         raise ThawError(
@@ -133,8 +149,8 @@ def _listed(root: Path, name: str) -> Listing:
             if trouble := class_trouble(each.name):
                 found.refused[plain(each.relative_to(root).as_posix())] = trouble
                 continue
-            found.class_names.add(plain(each.name))
-            for path in sorted(_files(each, root, found.refused, set())):
+            found.class_names.add(plain(each.name).strip())
+            for path in sorted(files(each, root, found.refused)):
                 found.add(path.relative_to(root).as_posix(), each.name, split, path)
     _refuse_equal_names(found)
     return found
@@ -146,10 +162,10 @@ def _refuse_strays(found: Listing, root: Path, place: Path, expected: set[str]) 
         if each.name in expected or _ignored(each.name):
             continue
         below = plain(each.relative_to(root).as_posix())
-        if each.is_dir():
+        if os.path.isdir(each):
             found.refused[below] = f"is none of {', '.join(sorted(expected))}"
-        elif each.suffix.lower() in ENDINGS or not each.exists():
-            found.refused[below] = "lies in no class" if each.exists() else "is a link to nothing"
+        elif each.suffix.lower() in ENDINGS or not os.path.exists(each):
+            found.refused[below] = "lies in no class" if os.path.exists(each) else "is a link to nothing"
 
 
 def _refuse_equal_names(found: Listing) -> None:
@@ -169,7 +185,7 @@ def _refuse_equal_names(found: Listing) -> None:
 
 def _folders(root: Path) -> list[Path]:
     try:
-        return sorted(each for each in root.iterdir() if each.is_dir() and not _ignored(each.name))
+        return sorted(each for each in root.iterdir() if os.path.isdir(each) and not _ignored(each.name))
     except OSError as error:
         raise ThawError(f"{root} cannot be read ({error.strerror}); give a folder that can") from error
 
@@ -178,24 +194,40 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
 
 
-def _files(folder: Path, root: Path, refused: dict[str, str], seen: set[str]) -> Iterator[Path]:
-    """Every file below `folder` that is not to be ignored; links are followed, but in no circle."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
-    except OSError as error:
-        refused[plain(folder.relative_to(root).as_posix())] = f"cannot be read ({error.strerror})"
-        return
-    for entry in entries:
-        if _ignored(entry.name):
+def _images(folder: Path) -> list[Path]:
+    return [each for each in folder.iterdir() if each.suffix.lower() in ENDINGS]
+
+
+def files(folder: Path, root: Path, refused: dict[str, str]) -> Iterator[Path]:
+    """Every file below `folder` that is not to be ignored; links are followed once, and never back to the root.
+
+    Args:
+        folder: where to look.
+        root: what names in `refused` start from.
+        refused: takes folders that cannot be read, and why.
+    """
+    seen = {os.path.realpath(root), os.path.realpath(folder.parent)}
+    folders, linked = [folder], deque[Path]()
+    while folders or linked:
+        here = folders.pop() if folders else linked.popleft()  # what really lies there comes before links to it
+        real = os.path.realpath(here)
+        if real in seen:
             continue
-        if entry.is_dir():
-            yield from _files(folder / entry.name, root, refused, seen)
-        else:
-            yield folder / entry.name
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            refused[plain(here.relative_to(root).as_posix())] = f"cannot be read ({error.strerror})"
+            continue
+        for entry in entries:
+            if _ignored(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(here / entry.name)
+            elif entry.is_symlink() and os.path.isdir(here / entry.name):
+                linked.append(here / entry.name)
+            else:
+                yield here / entry.name
 
 
 def _tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: bool) -> Listing:
@@ -216,6 +248,9 @@ def _tabled(path: Path, base: Path, name: str, columns: config.Columns, divided:
                 f"{nearest(column, known)}"
             )
     divided = divided and columns.split in known
+    above = _above([row[columns.image] for _, row in rows])
+    base = Path(above or base)
+    there = partial(_there, {}, base)
     found = Listing(name)
     same: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
     for number, row in rows:
@@ -231,29 +266,50 @@ def _tabled(path: Path, base: Path, name: str, columns: config.Columns, divided:
         elif trouble := class_trouble(label):
             found.refused[where] = trouble
         else:
-            below = Path(os.path.normpath(image)).as_posix()
-            same[plain(below)].append((where, below, plain(label), SPLITS.get(split, "")))
+            below = Path(os.path.relpath(image, above) if above else os.path.normpath(image)).as_posix()
+            same[plain(below)].append((where, below, plain(label).strip(), SPLITS.get(split, "")))
     for listed in same.values():
         where, below, label, split = listed[0]
         if len({each[2:] for each in listed}) > 1:
             found.refused |= {each[0]: "is listed several times, with other labels or splits" for each in listed}
             continue
         found.refused |= {each[0]: "is listed before" for each in listed[1:]}
-        if trouble := file_trouble(_there(base, below)):
+        if trouble := file_trouble(there(below)):
             found.refused[where] = trouble
         else:
-            found.add(below, label, split, _there(base, below))
+            found.add(below, label, split, there(below))
     if divided:
         found.given = {"train", "test", *found.splits}
     return found
 
 
-def _there(base: Path, name: str) -> Path:
-    """The file of that name, which the file system may have composed otherwise."""
-    if "\0" in name:
+def _above(names: list[str | None]) -> str | None:
+    """The folder that has all images where every name is a whole path, so that it does not matter where that lies."""
+    if not names or not all(name and os.path.isabs(name) for name in names):
+        return None
+    return os.path.commonpath([os.path.dirname(os.path.normpath(name)) for name in names])
+
+
+def _there(known: dict[Path, dict[str, str]], base: Path, name: str) -> Path:
+    """The file of that name, or the one whose name reads the same, as those in a manifest do.
+
+    Args:
+        known: keeps the names in folders that were looked through.
+        base: the folder to start from.
+        name: of the file.
+    """
+    if "\0" in name or os.path.lexists(base / name):
         return base / name
-    composed = (base / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
-    return next((each for each in (base / name, *composed) if os.path.lexists(each)), base / name)
+    place = base
+    for part in Path(name).parts:
+        if not os.path.lexists(place / part):
+            if place not in known:
+                known[place] = {}
+                with contextlib.suppress(OSError):
+                    known[place] = {plain(each): each for each in os.listdir(place)}
+            part = known[place].get(plain(part), part)
+        place = place / part
+    return place
 
 
 def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str | None]]], list[str]]:
@@ -267,9 +323,12 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str | None]]], list[str
             )
         else:
             frame = pandas.read_parquet(path, dtype_backend="numpy_nullable")
+            frame = frame.reset_index() if frame.index.name else frame
     except Exception as error:  # of a file that only ends like a table
         raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); mend it") from error
     frame.columns = [str(each).strip() for each in frame.columns]
+    if twice := sorted(frame.columns[frame.columns.duplicated()]):
+        raise ThawError(f"dataset.path={path} has several columns {twice[0]}; rename or remove one")
 
     def text(value: object) -> str | None:
         if not pandas.api.types.is_scalar(value) or isinstance(value, bytes):
@@ -280,6 +339,14 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str | None]]], list[str
 
     rows = [{key: text(value) for key, value in row.items()} for row in frame.to_dict("records")]
     return [(number, row) for number, row in enumerate(rows, 2) if any(row.values())], list(frame.columns)
+
+
+def _is_image(feature) -> bool:
+    return type(feature).__name__ == "Image"
+
+
+def _is_number(feature) -> bool:
+    return feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
 
 
 def _export(tensorflow_datasets, builder, place: Path) -> None:
@@ -297,4 +364,5 @@ def _export(tensorflow_datasets, builder, place: Path) -> None:
                 ending = "png" if content.startswith(b"\x89PNG") else "jpg"
                 name = f"{split}-{number:07d}.{ending}"
                 (place / name).write_bytes(content)
-                writer.writerow([name, name_of(int(example["label"])), *[split] * divided])
+                label = int(example["label"])  # of what has none it is -1
+                writer.writerow([name, name_of(label) if label >= 0 else "", *[split] * divided])
