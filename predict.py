@@ -77,6 +77,10 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.top, arguments.count, 1 if arguments.worst is None else arguments.worst) < 1:
         parser.error("--top, --count and --worst take numbers from 1 up")
+    if arguments.out and arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+        parser.error(f"--out {arguments.out} is no picture; give a name that ends in .png, .jpg, .pdf or .svg")
+    if arguments.out and not arguments.out.parent.is_dir():
+        parser.error(f"--out {arguments.out} lies in no folder; make {arguments.out.parent} first")
     if not (arguments.pictures or arguments.split or arguments.worst):
         parser.error("give pictures, or --split test, or --worst 12")
     return arguments

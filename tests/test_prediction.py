@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import os
 import sys
 import zipfile
+from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -87,6 +90,54 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(predict, photos):
     assert len(lines) == 2
     assert "text.jpg does not decode as an image" in err
     assert "empty.png does not decode as an image" in err
+
+
+def test_what_is_not_there_or_no_file_is_named_and_the_rest_is_done(predict, photos):
+    os.mkfifo(photos / "3" / "pipe.png")
+    (photos / "3" / "self.png").symlink_to("self.png")
+    status, lines, err = predict(photos, photos / "3" / "a b.png", photos / "gone.png")
+    assert status == 1
+    assert len(lines) == 3
+    assert "pipe.png does not decode as an image (is no file)" in err
+    assert "self.png" in err
+    assert "gone.png is not there" in err
+
+
+def test_a_folder_of_pictures_may_be_a_link(predict, photos):
+    (photos / "3").rename(photos.parent / "elsewhere")
+    (photos / "3").symlink_to(photos.parent / "elsewhere")
+    status, lines, err = predict(photos, "--json")
+    assert status == 0, err
+    assert [json.loads(line)["true"] for line in lines] == ["3", "4"]
+
+
+def test_as_large_pictures_are_read_as_the_run_read(predict, photos, store, monkeypatch):
+    monkeypatch.setattr(
+        prediction, "settings", lambda *_: SimpleNamespace(dataset=SimpleNamespace(max_megapixels=1e-3))
+    )
+    status, lines, err = predict(photos)
+    assert (status, lines) == (1, [])
+    assert "has 0 megapixels, and dataset.max_megapixels=0.001" in err
+
+
+def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, monkeypatch):
+    whole = prediction._dataset
+
+    def changed(*arguments):
+        found = whole(*arguments)
+        return replace(found, test=found.test.take(np.arange(1, len(found.test))))
+
+    monkeypatch.setattr(prediction, "_dataset", changed)
+    status, _, err = predict("--worst", 3)
+    assert status == 1
+    assert "The dataset has changed since the run" in err
+
+
+@pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])
+def test_a_place_where_nothing_can_be_drawn_is_refused_at_once(predict, photos, out, words):
+    status, lines, err = predict(photos, "--out", out)
+    assert (status, lines) == (2, [])
+    assert words in err
 
 
 def test_json_is_one_line_a_picture(predict, photos, tmp_path):

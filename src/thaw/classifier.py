@@ -27,11 +27,13 @@ class Classifier:
         model: pixels float32 (batch, size, size, 3) in [0, 255] -> probabilities float32 (batch, classes).
         class_names: in the order of its outputs.
         size: of the pictures that it takes, px a side.
+        megapixels: files with more are refused, as they were when the run looked at its dataset.
     """
 
     model: keras.Model
     class_names: tuple[str, ...]
     size: int
+    megapixels: float
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def load(store: Store, run: Run) -> Classifier:
             reason = " ".join(str(error).split())[:300]
             raise ThawError(f"The model of run {run.info.run_id} does not load safely ({reason})") from error
     class_names = tuple(prediction.artifact(store.client, run, "classes.txt").splitlines())
-    return Classifier(model, class_names, model.input_shape[1])
+    return Classifier(model, class_names, model.input_shape[1], prediction.settings(store, run).dataset.max_megapixels)
 
 
 def classify(
@@ -102,7 +104,7 @@ def classify(
         read: list[tuple[Picture, np.ndarray]] = []
         for picture in pictures[first : first + BATCH]:
             try:
-                read.append((picture, decoding.read(picture.source, classifier.size, decoding.MEGAPIXELS)))
+                read.append((picture, decoding.read(picture.source, classifier.size, classifier.megapixels)))
             except ThawError as error:
                 unreadable.append(str(error))
         if not read:

@@ -1,6 +1,7 @@
 """Which recorded run to ask, and about which pictures; nothing here needs TensorFlow."""
 
 import glob
+import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from thaw import data, decoding, records
+from thaw import data, decoding, records, sources
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
 from thaw.tracking import BEST_FIRST, Store
@@ -69,19 +70,21 @@ def files(given: list[str]) -> list[Picture]:
     """The pictures that files, folders and patterns name; the folder of a picture may be its class.
 
     Raises:
-        ThawError: something names nothing.
+        ThawError: a folder or a pattern names nothing.
     """
     found: list[Path] = []
     for each in given:
         path = Path(each).expanduser()
-        if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in decoding.ENDINGS)
+        if os.path.isdir(path):
+            everything = sorted(sources.files(path, path.parent, {}))
+            below = [file for file in everything if file.suffix.lower() in decoding.ENDINGS]
         else:
-            below = [path] if path.exists() else [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+            matching = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+            below = [path] if os.path.lexists(path) or not glob.has_magic(each) else matching
         if not below:
             raise ThawError(f"{each} names no picture; give files, folders of pictures, or patterns in quotes")
         found += below
-    return [Picture(str(path), path, path.resolve().parent.name) for path in found]
+    return [Picture(str(path), path, Path(os.path.abspath(path)).parent.name) for path in found]
 
 
 def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int, seed: int) -> list[Picture]:
@@ -105,6 +108,8 @@ def worst(store: Store, run: Run, count: int) -> list[Picture]:
     part = _dataset(store, run).test
     place = {name: index for index, name in enumerate(part.names)}
     answers = records.predictions(store.client, run.info.run_id)
+    if {answer.file for answer in answers} != set(place):
+        raise ThawError("The dataset has changed since the run, so that its test images are others; ask about files")
     least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
     return [Picture(answer.file, part.images[place[answer.file]], answer.truth) for answer in least]
 
@@ -117,6 +122,11 @@ def confused(store: Store, run: Run, count: int = 5) -> list[str]:
     return [f"{pair}: {number} time{'s' * (number > 1)}" for pair, number in told]
 
 
+def settings(store: Store, run: Run) -> Config:
+    """The configuration that the run recorded."""
+    return Config.model_validate(yaml.safe_load(artifact(store.client, run, "config.yaml")))
+
+
 def _dataset(store: Store, run: Run) -> data.Dataset:
-    config = Config.model_validate(yaml.safe_load(artifact(store.client, run, "config.yaml")))
+    config = settings(store, run)
     return data.load(config.dataset, config.seed, Path(config.store))
