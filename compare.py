@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from thaw.composition import ROOT
-from thaw.errors import ThawError
+from thaw.errors import sentence
 
 
 def main() -> int:
@@ -32,8 +32,11 @@ def main() -> int:
             console.print(f"Written: {page.write(found, store, arguments.out)}")
         if arguments.notebook:
             console.print(f"Written: {page.note(found, store, ROOT / 'experiments' / 'results')}")
-    except ThawError as error:
-        console.print(str(error), style=None, markup=False)
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
         return 1
     return 0
 

@@ -62,11 +62,10 @@ def train(config: Config, job: Job) -> Outcome:
         if found := job.outcome(place):
             return found
         with delivery.Sender(place, store), journal.Record(place, **job.opening(config, store)) as record:
-            recording.describe_data(record, config, dataset, training)
-
             # Network
             net = network.build(base, config.head, len(dataset.class_names), size, config.unfreeze, config.seed)
             recording.describe_network(record, config, job, base, net)
+            recording.describe_data(record, config, dataset, training)
 
             # Stages
             views = pipeline.Views(config.augmentation, config.seed, config.augmentation.views)

@@ -1,13 +1,14 @@
 """Comparisons of made-up records: no training is needed to know what they must say."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, page, report, tracking
+from thaw import comparison, figures, page, report, tracking
 from thaw.errors import ThawError
 
 IMAGES = 200
@@ -128,12 +129,48 @@ def test_runs_without_folds_are_not_mixed_with_those_of_a_cross_validation(store
     assert sorted(len(each.runs) for each in found.variants) == [1, 3]
 
 
-def test_runs_that_a_variant_leaves_open_are_paired_by_their_mean(store, record):
+def test_runs_that_a_variant_leaves_open_are_paired_by_their_mean_over_seeds(store, record):
+    for seed in "01":
+        for backbone, gain in (("vgg16", 0), ("xception", 20)):
+            for depth, right in (("0", 100), ("30", 140)):
+                record(right + gain + int(seed), backbone=backbone, unfreeze=depth, seed=seed)
+    found = compared(store, by=["unfreeze"])
+    assert found.left_open == ["backbone"]
+    assert "paired t-test over 2 seeds, p" in found.differences[0].words
+    assert found.differences[0].by.value == pytest.approx(0.2)
+
+
+def test_runs_of_one_seed_that_differ_in_what_is_left_open_have_a_mean_and_nothing_more(store, record):
     for backbone, gain in (("vgg16", 0), ("xception", 20)):
         for depth, right in (("0", 100), ("30", 140)):
             record(right + gain, backbone=backbone, unfreeze=depth)
+    found = compared(store, by=["unfreeze"])
+    assert [each.score.low == each.score.high == each.score.value for each in found.variants] == [True, True]
+    assert not found.differences
+    told = report.sentences(found)
+    assert "Not tested on the same images with the same backbone: unfreeze=30 and unfreeze=0." in told
+    assert "Means over backbone have no interval; name it with --by as well." in told
+
+
+def test_runs_that_differ_in_what_is_left_open_are_never_paired(store, record):
+    for seed, backbone in (("0", "vgg16"), ("1", "xception")):
+        record(100, backbone=backbone, unfreeze="0", seed=seed)
+    for seed, backbone in (("0", "xception"), ("1", "vgg16")):
+        record(140, backbone=backbone, unfreeze="30", seed=seed)
     (difference,) = compared(store, by=["unfreeze"]).differences
-    assert "exact McNemar test on 200 images" in difference.words
+    assert "exact McNemar test on 200 images of one run each" in difference.words
+
+
+def test_the_one_that_is_better_on_the_seeds_of_both_is_called_so_whatever_the_order(store, record):
+    for seed, right in enumerate((100, 101, 190, 190, 190)):
+        record(right, images=f"split {seed}", unfreeze="10", seed=str(seed))
+    for seed, right in enumerate((130, 132)):
+        record(right, images=f"split {seed}", unfreeze="20", seed=str(seed))
+    found = compared(store)
+    assert found.variants[0].name == "unfreeze=10"
+    (difference,) = found.differences
+    assert difference.words.startswith("unfreeze=20 is better than unfreeze=10 (+15.")
+    assert "paired t-test over 2 seeds that both have" in difference.words
 
 
 def test_where_a_variant_holds_both_only_folds_are_paired_as_folds(store, record):
@@ -190,6 +227,14 @@ def test_other_keys_and_chosen_runs(store, record):
     assert len(compared(store, runs=[first, second]).variants) == 2
 
 
+def test_a_loss_that_is_no_number_comes_last(store, record):
+    for depth, loss in (("0", float("nan")), ("20", 1.0), ("30", float("nan")), ("50", 0.5)):
+        record(metrics={"test_loss": loss}, unfreeze=depth)
+    found = compared(store, metric="test_loss")
+    assert [each.values["unfreeze"] for each in found.variants][:2] == ["50", "20"]
+    assert [line[1] for line in report.rows(found)[1]] == ["0.500", "1.000", "nan", "nan"]
+
+
 def test_a_loss_is_better_when_it_is_lower(store, record):
     record(metrics={"test_loss": 2.0}, unfreeze="0")
     record(metrics={"test_loss": 1.0}, unfreeze="30")
@@ -239,6 +284,39 @@ def test_the_table_fits_a_terminal_and_has_every_variant(store, grid):
     assert "…" not in told
     for words in ("Test accuracy (95 %)", "0.745", "seconds", "not distinguishable"):
         assert words in told
+
+
+def test_what_is_in_brackets_is_no_markup(store, record):
+    record(180, unfreeze="[bold]30[/bold]", tags={"thaw.question": "x"})
+    record(170, unfreeze="[red]")
+    console = Console(width=80, record=True, file=io.StringIO(), soft_wrap=True)
+    report.tell(dataclasses.replace(compared(store), question="Is it [really] so?"), console)
+    told = console.export_text()
+    assert "Is it [really] so?" in told
+    assert "[bold]30[/bold]" in told
+    assert "[red]" in told
+
+
+def test_curves_of_all_seeds_and_every_line_are_drawn(store, record, tmp_path, monkeypatch):
+    for seed in "012":
+        record(180 + int(seed), backbone="net0", unfreeze="0", seed=seed)
+    for number in range(9):
+        record(100 + number, backbone=f"net{number}", unfreeze="20")
+    drawn = {}
+    for name in ("compared_curves", "against"):
+        monkeypatch.setattr(figures, name, lambda lines, *_, name=name, **__: drawn.update({name: lines}))
+    list(page.charts(compared(store), store.client, tmp_path))
+    assert sorted(map(len, drawn["compared_curves"].values())) == [1] * 9 + [3]
+    assert next(iter(drawn["against"])) == "net0"
+    assert len(drawn["against"]) == 9
+
+
+def test_charts_bear_long_names_of_classes_and_fractions_close_together(tmp_path):
+    names = tuple(f"a_rather_long_name_of_a_class_{number}" for number in range(10))
+    figures.confusions({f"variant {n} of several words": np.eye(10) for n in range(3)}, names, tmp_path / "a.png")
+    lines = {f"net{n}": dict.fromkeys(("20", "50", "100"), (0.5 + n / 50, 0.4, 0.9)) for n in range(10)}
+    figures.against(lines, ["20", "50", "100"], "Share (%)", "Accuracy", tmp_path / "b.png", logarithmic=True)
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("a.png", "b.png"))
 
 
 def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_path):

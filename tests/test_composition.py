@@ -98,6 +98,14 @@ def test_paths_are_taken_as_typed(tmp_path, monkeypatch, composed, name):
         assert composed(*sys.argv[1:]).dataset.path == f"{tmp_path}/{name}"
 
 
+def test_a_folder_may_be_called_by_a_number(tmp_path, monkeypatch, composed):
+    (tmp_path / "2024").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "dataset=folder", "dataset.path=2024"])
+    composition.take_paths_as_typed()
+    assert composed(*sys.argv[1:]).dataset.path == "2024"
+
+
 def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
     composition.take_paths_as_typed()

@@ -2,7 +2,9 @@ import csv
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from thaw import figures
 from thaw.evaluation import Evaluation
 
 ANSWERS = Evaluation(
@@ -41,3 +43,9 @@ def test_predictions_are_written_image_by_image(tmp_path):
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert [(row["file"], row["true"], row["predicted"]) for row in rows][1] == ("b.png", "cat", "dog")
     assert [float(rows[0][name]) for name in ("cat", "dog", "emu")] == pytest.approx([0.8, 0.1, 0.1])
+
+
+def test_the_picture_of_many_classes_stays_small(tmp_path):
+    for count in (figures.MANY, 400):
+        figures.confusion_matrix(np.eye(count, dtype=int), tuple(map(str, range(count))), tmp_path / "a.png")
+        assert max(Image.open(tmp_path / "a.png").size) <= 3000

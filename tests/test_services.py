@@ -90,7 +90,8 @@ def numbers(store):
     (parent,) = client.search_runs(["1"], "tags.`thaw.kind` = 'sweep'")
     runs = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {run.info.status for run in [parent, *runs]} == {"FINISHED"}
-    assert all(run.data.tags["thaw.command"].startswith("python train.py -m") for run in runs)
+    assert parent.data.tags["thaw.command"].startswith("python train.py -m")
+    assert all(run.data.tags["thaw.command"].startswith("python train.py ") for run in runs)
     timeless = ("second", "waiting")
     return {
         run.info.run_name: {

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def test_a_sweep_is_one_parent_with_its_runs_nested(command, client, tmp_path):
         f"unfreeze={depth} fraction={percent}" for depth in (0, 3) for percent in (50, 100)
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.tags["thaw.command"] == shlex.join(["python", "train.py", *sys.argv[1:]])
+    for run in runs:
+        python, program, *alone = shlex.split(run.data.tags["thaw.command"])
+        assert (python, program) == ("python", "train.py")
+        given = {each.lower() for each in [*TINY, *run.info.run_name.split(), f"store={tmp_path}/mlruns"]}
+        assert {each.lower() for each in alone} == given
     assert client().get_experiment(parent.info.experiment_id).name == "digits"
 
 

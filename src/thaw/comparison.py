@@ -4,6 +4,7 @@ Read from MLflow alone; nothing here needs TensorFlow.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,12 +39,12 @@ LOWER_IS_BETTER = ("loss", "seconds", "parameters")
 
 @dataclass(frozen=True)
 class Variant:
-    """The runs that differ in their seed alone.
+    """The runs that differ in their seed alone, or in what `by` leaves open.
 
     Attributes:
         values: what varies between variants, by key.
         runs: by seed.
-        score: the mean of the metric with its interval; without one where one run says nothing of it.
+        score: the mean of the metric with its interval; without one where the runs say nothing of it.
     """
 
     values: dict[str, str]
@@ -57,6 +58,11 @@ class Variant:
                  for key, value in self.values.items()]  # fmt: skip
         return " ".join(words) or self.runs[0].name
 
+    @property
+    def mixed(self) -> bool:
+        """Whether some of its runs differ in more than seed, fold and test images: in a choice that it leaves open."""
+        return any(len(each) > 1 for each in _by_split(self.runs).values())
+
     def cost(self, metric: str) -> float | None:
         """The mean of a metric such as `training_seconds`; None where it was not recorded."""
         found = [run.metrics[metric] for run in self.runs if metric in run.metrics]
@@ -65,11 +71,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two variants, the first with the better score.
+    """Two variants on the same test images.
 
     Attributes:
-        better: the first.
-        other: the second.
+        better: the one with the better score on these.
+        other: the other one.
         by: how much better, with its interval.
         test: what was tested, in words.
         p_value: of no difference.
@@ -102,6 +108,7 @@ class Comparison:
         question: that its newest sweep asks, or nothing.
         metric: what variants are ordered by.
         varied: the keys that vary between them.
+        left_open: the keys that vary within them.
         variants: best first.
         others: runs that are not finished, or did not record the metric.
         differences: between the best.
@@ -112,6 +119,7 @@ class Comparison:
     question: str
     metric: str
     varied: list[str]
+    left_open: list[str]
     variants: list[Variant]
     others: list[Run]
     differences: list[Difference]
@@ -147,11 +155,11 @@ def compare(store: Store, experiment: str | None, metric: str, by: list[str], ru
         keys = sorted({key for run in finished for key in run.params})
         raise ThawError(f"The runs of {name} have no parameter {unknown[0]}{nearest(unknown[0], keys)}")
     variants = _variants(finished, varied, metric)
-    differences, unpaired = _differences(store.client, variants[:TESTED], metric)
+    left_open = [key for key in _varied(finished) if any(len(_values(each.runs, [key])) > 1 for each in variants)]
+    differences, unpaired = _differences(store.client, variants[:TESTED], left_open, metric)
     others = [run for run in chosen if run not in finished]
-    return Comparison(
-        name, records.question(store.client, number), metric, varied, variants, others, differences, unpaired
-    )
+    question = records.question(store.client, number)
+    return Comparison(name, question, metric, varied, left_open, variants, others, differences, unpaired)
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
@@ -192,13 +200,25 @@ def _variants(runs: list[Run], varied: list[str], metric: str) -> list[Variant]:
         Variant(dict(zip(varied, values, strict=True)), sorted(each, key=lambda run: run.seed), _score(each, metric))
         for values, each in groups.items()
     ]
-    lower = any(word in metric for word in LOWER_IS_BETTER)
-    return sorted(found, key=lambda variant: variant.score.value if lower else -variant.score.value)
+    sign = 1 if any(word in metric for word in LOWER_IS_BETTER) else -1
+
+    def rank(variant: Variant) -> tuple[bool, float]:
+        value = variant.score.value
+        return (True, 0.0) if math.isnan(value) else (False, sign * value)
+
+    return sorted(found, key=rank)
+
+
+def _values(runs: list[Run], keys: list[str]) -> set[tuple[str, ...]]:
+    """What the runs chose for these keys."""
+    return {tuple(run.params.get(key, "") for key in keys) for run in runs}
 
 
 def _score(runs: list[Run], metric: str) -> Interval:
     """Over several runs their mean; of one the interval that the number of test images alone gives to an accuracy."""
     values = [run.metrics[metric] for run in runs]
+    if any(len(each) > 1 for each in _by_split(runs).values()):  # they vary by choice, not by chance
+        return Interval(*[float(np.mean(values))] * 3)
     if len(values) > 1:
         mean = statistics.mean(values)
         if not any(share in metric for share in SHARES):
@@ -210,51 +230,75 @@ def _score(runs: list[Run], metric: str) -> Interval:
     return Interval(values[0], values[0], values[0])
 
 
-def _differences(client: MlflowClient, best: list[Variant], metric: str) -> tuple[list[Difference], str]:
+def _differences(
+    client: MlflowClient, best: list[Variant], left_open: list[str], metric: str
+) -> tuple[list[Difference], str]:
     """The best against each other, each pair on the same test images."""
     if metric != "test_accuracy":
         return [], f"only test_accuracy is tested for differences, not {metric}"
     answers = cache(lambda run: _answers(client, run))
     found, unpaired = [], []
     for first, second in itertools.combinations(best, 2):
-        difference = _difference(first, second, answers)
+        difference = _difference(first, second, left_open, answers)
         if difference:
             found.append(difference)
         else:
             unpaired.append(f"{first.name} and {second.name}")
     corrected = statistics.holm([each.p_value for each in found]) if found else []
     more = f" and {len(unpaired) - 1} other pairs" if len(unpaired) > 1 else ""
-    told = f"not tested on the same images: {unpaired[0]}{more}" if unpaired else ""
+    what = f"the same images with the same {', '.join(left_open)}" if left_open else "the same images"
+    told = f"not tested on {what}: {unpaired[0]}{more}" if unpaired else ""
     return [
         Difference(each.better, each.other, each.by, each.test, each.p_value, value)
         for each, value in zip(found, corrected, strict=True)
     ], told
 
 
-def _difference(first: Variant, second: Variant, answers: Callable[[str], dict]) -> Difference | None:
+def _difference(
+    first: Variant, second: Variant, left_open: list[str], answers: Callable[[str], dict]
+) -> Difference | None:
     """Over the seeds or folds that both have, if there are two; else over the test images of one run each."""
     one, other = _by_split(first.runs), _by_split(second.runs)
-    shared = [key for key in one if key in other]
+    shared = [key for key in one if key in other and _values(one[key], left_open) == _values(other[key], left_open)]
     folds = [key for key in shared if key[1]]
     seeds = list({seed: (seed, *rest) for seed, *rest in shared}.values())
     if len({fold for _, fold, _ in folds}) > 1:
         # As many test images for each training image as the fewest folds leave.
         overlap = max(1 / (int(run.params["dataset.folds"]) - 1) for key in folds for run in one[key])
         by, p_value = statistics.over_seeds(*_accuracies(folds, one, other), overlap)
-        return Difference(first, second, by, f"paired t-test over {len(folds)} folds, corrected", p_value)
+        return _ordered(first, second, by, f"paired t-test over {len(folds)} folds, corrected", p_value)
     if len(seeds) > 1:
         by, p_value = statistics.over_seeds(*_accuracies(seeds, one, other))
-        return Difference(first, second, by, f"paired t-test over {len(seeds)} seeds", p_value)
+        both = " that both have" if len(seeds) < max(len(_seeds(first)), len(_seeds(second))) else ""
+        return _ordered(first, second, by, f"paired t-test over {len(seeds)} seeds{both}", p_value)
+    if first.mixed or second.mixed:
+        return None
     same = [(one[key][0], other[key][0]) for key in shared]
-    same += [(run, another) for run in first.runs for another in second.runs if run.images == another.images]
+    same += [
+        (run, another)
+        for run, another in itertools.product(first.runs, second.runs)
+        if run.images == another.images and _values([run], left_open) == _values([another], left_open)
+    ]
     if not same:
         return None
     said = [answers(run.id) for run in same[0]]
     if set(said[0]) != set(said[1]) or not said[0]:
         return None
     right = [np.array([each[name] for name in sorted(each)]) for each in said]
-    test = f"exact McNemar test on {len(said[0])} images"
-    return Difference(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
+    each = " of one run each" if len(first.runs) > 1 or len(second.runs) > 1 else ""
+    test = f"exact McNemar test on {len(said[0])} images{each}"
+    return _ordered(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
+
+
+def _ordered(first: Variant, second: Variant, by: Interval, test: str, p_value: float) -> Difference:
+    """The difference with the better one first: on what both were tested on it may be another than in all."""
+    if by.value < 0:
+        return Difference(second, first, Interval(-by.value, -by.high, -by.low), test, p_value)
+    return Difference(first, second, by, test, p_value)
+
+
+def _seeds(variant: Variant) -> set[str]:
+    return {run.seed for run in variant.runs}
 
 
 def _by_split(runs: list[Run]) -> dict[Key, list[Run]]:

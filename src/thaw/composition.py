@@ -6,9 +6,10 @@ Hydra knows configuration only; nothing here knows of data, training or tracking
 import math
 import os
 import re
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -68,15 +69,21 @@ def hand_on_credentials() -> None:
 
 
 def take_paths_as_typed() -> None:
-    """Quote paths on the command line, where Hydra stumbles over brackets, and over a ~ for the home folder."""
+    """Quote paths on the command line, where Hydra stumbles over brackets, numbers, and a ~ for the home folder."""
     for number, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
         path = os.path.expanduser(value)
-        if key.lstrip("+") in PATHS and not re.fullmatch(r"[\w./-]*", path) and os.path.exists(path):
+        if key.lstrip("+") in PATHS and not re.fullmatch(r"[\w./-]*[^\W\d_][\w./-]*", path) and os.path.exists(path):
             quoted = path.replace("'", r"\'")
             sys.argv[number] = f"{key}='{quoted}'"
         elif key.lstrip("+") in PATHS and path != value:
             sys.argv[number] = f"{key}={path}"
+
+
+def command(overrides: Sequence[str] | None = None) -> str:
+    """The command that this process was started with, or that makes the run of these overrides, without credentials."""
+    program, *given = sys.argv if overrides is None else ["train.py", *overrides]
+    return shlex.join(map(redact, ["python", Path(program).name, *given]))
 
 
 def parse(lines: Iterable[str]) -> list[Override]:

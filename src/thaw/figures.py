@@ -1,5 +1,7 @@
 """Every picture. Colours are Okabe and Ito's, which people with any colour vision tell apart."""
 
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 GREEN, RED, LIGHT = "#009E73", "#D55E00", "#DDDDDD"
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
+LONGEST = 22  # signs of a class's name in a small picture
+MANY = 40  # classes; the names of more are not legible
 STYLE = {
     "font.size": 12,
     "axes.spines.top": False,
@@ -51,17 +55,23 @@ def learning_curves(history: list[dict[str, float]], boundary: int, path: Path) 
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...], path: Path) -> None:
-    """Draw how often each true class (row) was taken for each class (column); colours are shares of a row."""
-    side = max(4.5, 0.55 * len(class_names) + 2)
+    """Draw how often each true class (row) was taken for each class (column); colours are shares of a row.
+
+    Classes are numbered where there are too many for names.
+    """
+    named = len(class_names) <= MANY
+    side = max(4.5, 0.55 * len(class_names) + 2) if named else 9
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
         image = axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-        ticks = np.arange(len(class_names))
-        tilt = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, class_names)) > 2 else {}
-        axis.set_xticks(ticks, class_names, **tilt)
-        axis.set_yticks(ticks, class_names)
-        axis.set(xlabel="Predicted class", ylabel="True class")
+        if named:
+            ticks = np.arange(len(class_names))
+            tilt = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, class_names)) > 2 else {}
+            axis.set_xticks(ticks, class_names, **tilt)
+            axis.set_yticks(ticks, class_names)
+        number = "" if named else " (number)"
+        axis.set(xlabel=f"Predicted class{number}", ylabel=f"True class{number}")
         axis.spines[:].set_visible(False)
         if len(class_names) <= 30:
             for row, column in np.argwhere(confusion):
@@ -71,24 +81,27 @@ def confusion_matrix(confusion: np.ndarray, class_names: tuple[str, ...], path: 
         _save(figure, path)
 
 
-def compared_curves(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+def compared_curves(curves: dict[str, list[list[dict[str, float]]]], path: Path) -> None:
     """Draw validation loss and accuracy of several runs against the epoch; a ring marks where fine-tuning begins.
 
     Args:
-        curves: of each run, by its name, for each epoch `val_loss`, `val_accuracy` and `stage`.
+        curves: by a name for the runs that have it in common, of each for each epoch `val_loss`, `val_accuracy` and
+            `stage`; they are drawn alike.
         path: of the PNG.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-        for number, (name, history) in enumerate(curves.items()):
+        each = [(number, name, history) for number, (name, runs) in enumerate(curves.items()) for history in runs]
+        for number, name, history in each:
             epochs = np.arange(1, len(history) + 1)
             colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
+            label = name if history is curves[name][0] else None
             begins = [
                 epoch for epoch in range(1, len(history)) if history[epoch]["stage"] > history[epoch - 1]["stage"]
             ]
             for axis, key in zip(axes, ("val_loss", "val_accuracy"), strict=True):
                 values = [each[key] for each in history]
-                axis.plot(epochs, values, line, marker=".", color=colour, label=name)
+                axis.plot(epochs, values, line, marker=".", color=colour, label=label)
                 for epoch in begins:
                     axis.plot(epoch + 1, values[epoch], "o", markersize=9, fillstyle="none", color=colour)
         for axis, unit in zip(axes, ("Validation cross-entropy (nats)", "Validation accuracy"), strict=True):
@@ -99,34 +112,37 @@ def compared_curves(curves: dict[str, list[dict[str, float]]], path: Path) -> No
 
 
 def against(
-    lines: dict[str, dict[str, tuple[float, float, float]]], ticks: list[str], label: str, score: str, path: Path
+    lines: dict[str, dict[str, tuple[float, float, float]]],
+    ticks: list[str],
+    label: str,
+    score: str,
+    path: Path,
+    logarithmic: bool,
 ) -> None:
     """Draw scores with their intervals against a parameter, one line for each name.
 
     Args:
         lines: by name, by the parameter's value, a score with the ends of its interval.
-        ticks: the values in their order; numbers that grow tenfold or more are drawn on a logarithmic axis.
+        ticks: the values in their order.
         label: of the parameter, with its unit.
         score: what the score is.
         path: of the PNG.
+        logarithmic: whether the values are numbers above 0, to be drawn on a logarithmic axis.
     """
-    numbers = [as_number(tick) for tick in ticks]
-    logarithmic = all(number and number > 0 for number in numbers) and max(numbers) >= 10 * min(numbers)
-    place = dict(zip(ticks, numbers if logarithmic else range(len(ticks)), strict=True))
+    places = [math.log10(float(tick)) for tick in ticks] if logarithmic else list(range(len(ticks)))
+    beside = 0.08 * (places[-1] - places[0]) / max(len(ticks) - 1, 1)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
         for number, (name, points) in enumerate(lines.items()):
-            aside = 0 if logarithmic else 0.08 * (number - (len(lines) - 1) / 2)
-            x = [place[tick] + aside for tick in ticks if tick in points]
+            aside = beside * (number - (len(lines) - 1) / 2) * min(1, 4 / len(lines))
+            x = [place + aside for place, tick in zip(places, ticks, strict=True) if tick in points]
             values, low, high = np.transpose([points[tick] for tick in ticks if tick in points])
             axis.errorbar(
                 x, values, [values - low, high - values], color=COLOURS[number % len(COLOURS)], capsize=3,
                 marker=MARKERS[number % len(MARKERS)], label=name,
+                linestyle=LINES[number // len(COLOURS) % len(LINES)],
             )  # fmt: skip
-        if logarithmic:
-            axis.set_xscale("log")
-            axis.minorticks_off()
-        axis.set_xticks(list(place.values()), ticks)
+        axis.set_xticks(places, ticks)
         axis.set(xlabel=label, ylabel=f"{score} (95 % interval)")
         if len(lines) > 1:
             _legend_below(figure, axis)
@@ -163,23 +179,24 @@ def pareto(points: dict[str, tuple[float, float, float, float]], score: str, pat
 
 def confusions(matrices: dict[str, np.ndarray], class_names: tuple[str, ...], path: Path) -> None:
     """Draw the shares of each true class (row) that were taken for each class (column), side by side by name."""
-    side = min(6.0, max(3.6, 0.32 * len(class_names) + 1.5))
+    side = min(6.0, max(3.0, 0.32 * len(class_names) + 0.9))
+    names = [_short(name) for name in class_names] if len(class_names) <= 30 else []
+    margin = 0.6 + 0.085 * max(map(len, names), default=0)  # inches
     with plt.rc_context(STYLE):
-        size = (side * len(matrices) + 1.2, side + 0.6)
+        size = (side * len(matrices) + margin + 1.2, side + margin + 0.6)
         figure, axes = plt.subplots(1, len(matrices), figsize=size, layout="constrained", squeeze=False, sharey=True)
-        ticks = np.arange(len(class_names)) if len(class_names) <= 30 else []
-        names = class_names if len(class_names) <= 30 else []
+        ticks = np.arange(len(names))
         tilt = {"rotation": 90} if max(map(len, class_names)) > 2 else {}
         for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             image = axis.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-            axis.set_title(name, fontsize=11)
+            axis.set_title(textwrap.fill(name, int(10 * side)), fontsize=11)
             axis.set_xticks(ticks, names, fontsize=9, **tilt)
             axis.set_yticks(ticks, names, fontsize=9)
             axis.set(xlabel="Predicted class")
             axis.spines[:].set_visible(False)
         axes[0][0].set(ylabel="True class")
-        figure.colorbar(image, ax=axes, label="Share of the true class", shrink=0.8)
+        figure.colorbar(image, ax=axes, label="Share of the true class", shrink=0.9)
         _save(figure, path)
 
 
@@ -229,16 +246,21 @@ def answers(given: Sequence["Answer"], path: Path) -> None:
             picture.set_yticks([])
             picture.spines[:].set(visible=True, color=colour, linewidth=4)
             wrong = answer.truth not in (None, answer.top[0][0])
-            picture.set_title(f"{answer.top[0][0]}, not {answer.truth}" if wrong else answer.top[0][0], fontsize=11,
-                              wrap=True)  # fmt: skip
+            told = _short(answer.top[0][0]) + (f", not {_short(answer.truth)}" if wrong else "")
+            picture.set_title(textwrap.fill(told, LONGEST + 4), fontsize=11)
             names = [name for name, _ in answer.top]
             bars.barh(range(len(names)), [value for _, value in answer.top], color=[colour, *[LIGHT] * len(names)])
             for place, (name, value) in enumerate(answer.top):
-                bars.text(0.02, place, f"{name} {100 * value:.0f} %", va="center", fontsize=9)
+                bars.text(0.02, place, f"{_short(name)} {100 * value:.0f} %", va="center", fontsize=9)
             bars.invert_yaxis()
             bars.set(xlim=(0, 1), xticks=[], yticks=[])
             bars.spines[:].set_visible(False)
         _save(figure, path)
+
+
+def _short(name: str) -> str:
+    """A class's name, or its beginning where it is long."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _legend_below(figure: plt.Figure, axis: plt.Axes) -> None:

@@ -70,6 +70,7 @@ class Job:
         name: says what varied.
         label: the name with the run's number, for the terminal.
         choices: the option chosen in each config group, and the swept values.
+        command: that makes the run alone.
         sweep: what it belongs to, None for a single run.
         threads: its share of the cores.
         live: whether it has the terminal for itself.
@@ -79,6 +80,7 @@ class Job:
     name: str
     label: str
     choices: dict[str, str]
+    command: str
     sweep: Sweep | None
     threads: int
     live: bool
@@ -146,7 +148,7 @@ class Job:
         """What the journal of the run opens with."""
         from thaw import tracking
 
-        tags = {"thaw.command": tracking.command(), "thaw.kind": "run", **tracking.git_tags(composition.ROOT)}
+        tags = {"thaw.command": self.command, "thaw.kind": "run", **tracking.git_tags(composition.ROOT)}
         parent = Path("sweeps", Path(self.sweep.place).name).as_posix() if self.sweep else None
         return {
             "uri": store.name, "experiment": config.experiment, "name": self.name, "parent": parent, "tags": tags,
@@ -162,12 +164,13 @@ class Job:
         threads = runtime.share_of_cores(OmegaConf.to_container(config.launcher))
         if not (launch.parent / "sweep.json").exists():
             name = f"{choices['backbone']} unfreeze={composed.unfreeze}"
-            return Job(launch, name, name, {**choices, **given}, None, threads, True)
+            return Job(launch, name, name, {**choices, **given}, composition.command(), None, threads, True)
         sweep, number = Sweep.of(launch.parent), config.job.num + 1
         name = _name({key: given[key] for key in sweep.varied if key in given}, choices)
         label = f"[{number}/{sweep.total}] {name}" if sweep.total else f"[{number}] {name}"
         alone = config.runtime.choices["hydra/launcher"] == "basic"
-        return Job(launch, name, label, {**choices, **given}, sweep, threads, alone)
+        command = composition.command(config.overrides.task)
+        return Job(launch, name, label, {**choices, **given}, command, sweep, threads, alone)
 
 
 def _name(given: dict[str, str], choices: dict[str, str]) -> str:

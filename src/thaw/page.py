@@ -3,6 +3,7 @@
 import base64
 import itertools
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -15,7 +16,7 @@ from thaw.report import UNITS, common, rows, sentences, title
 from thaw.statistics import Interval
 from thaw.tracking import Store
 
-CURVES = 14  # variants whose curves are drawn; more are not told apart
+CURVES = 14  # variants or lines that are drawn; more are not told apart
 MATRICES = 3
 
 
@@ -23,16 +24,18 @@ def charts(found: Comparison, client: MlflowClient, folder: Path, prefix: str = 
     """Draw what the runs allow; a title and a PNG for each."""
     folder.mkdir(parents=True, exist_ok=True)
     score = title(found.metric)
-    curves = {variant.name: history for variant in found.variants[:CURVES] if (history := _history(client, variant))}
+    curves = {variant.name: _histories(client, variant) for variant in found.variants[:CURVES]}
+    curves = {name: histories for name, histories in curves.items() if histories}
     if curves:
         told = "Learning curves" if len(found.variants) <= CURVES else f"Learning curves of the best {CURVES}"
         figures.compared_curves(curves, folder / f"{prefix}learning_curves.png")
         yield told, folder / f"{prefix}learning_curves.png"
     for key in ("unfreeze", "fraction"):
         if key in found.varied:
-            path = folder / f"{prefix}{key}.png"
-            figures.against(_lines(found, key), _ordered(found, key), UNITS[key], score, path)
-            yield f"{score} against {key}", path
+            path, lines = folder / f"{prefix}{key}.png", _lines(found, key)
+            drawn = dict(list(lines.items())[:CURVES])
+            figures.against(drawn, _ordered(found, key), UNITS[key], score, path, logarithmic=key == "fraction")
+            yield f"{score} against {key}{f', the best {CURVES} lines' if len(lines) > CURVES else ''}", path
     points = {variant.name: (seconds, *_ends(variant.score)) for variant in found.variants[:CURVES]
               if (seconds := variant.cost("training_seconds")) is not None}  # fmt: skip
     if len(points) > 1 and "loss" not in found.metric:
@@ -42,7 +45,7 @@ def charts(found: Comparison, client: MlflowClient, folder: Path, prefix: str = 
     for first, second in itertools.islice(itertools.combinations(wide, 2), 3):
         path = folder / f"{prefix}{first}_{second}.png"
         columns, lines = _ordered(found, second), _ordered(found, first)
-        figures.heat_map(_grid(found, first, second), lines, columns, (first, second, score), path)
+        figures.heat_map(_grid(found, first, second), lines, columns, (title(first), title(second), score), path)
         yield f"{score} by {first} and {second}", path
     matrices, class_names = _matrices(client, found.variants[:MATRICES])
     if matrices:
@@ -73,7 +76,7 @@ def write(found: Comparison, store: Store, folder: Path) -> Path:
 def note(found: Comparison, store: Store, folder: Path) -> Path:
     """Write `EXPERIMENT.md` and its charts: a result to commit beside its question."""
     drawn = list(charts(found, store.client, folder, f"{found.experiment.replace('/', '_')}-"))
-    commands = dict.fromkeys(run.command for variant in found.variants for run in variant.runs)
+    commands = dict.fromkeys(_commands(found, store.client))
     text = [
         f"# {found.experiment}", "", found.question, "", tracking.markdown(*rows(found)), "", common(found), "",
         *(f"- {sentence}" for sentence in sentences(found)), "",
@@ -83,6 +86,14 @@ def note(found: Comparison, store: Store, folder: Path) -> Path:
     path = folder / f"{found.experiment.replace('/', '_')}.md"
     durable.write_text(path, "\n".join(text).rstrip() + "\n")
     return path
+
+
+def _commands(found: Comparison, client: MlflowClient) -> Iterator[str]:
+    """The commands that made the runs: of each its sweep's, if it belongs to one."""
+    of_sweep = cache(lambda sweep: client.get_run(sweep).data.tags.get("thaw.command", ""))
+    for variant in found.variants:
+        for run in variant.runs:
+            yield of_sweep(run.parent) if run.parent else run.command
 
 
 def _ends(score: Interval) -> tuple[float, float, float]:
@@ -96,12 +107,13 @@ def _ordered(found: Comparison, key: str) -> list[str]:
 
 
 def _lines(found: Comparison, key: str) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """The scores with their intervals by the parameter's value, for each choice of the others, best first."""
     lines: dict[str, dict[str, tuple[float, float, float]]] = {}
     for variant in found.variants:
         rest = Variant({each: value for each, value in variant.values.items() if each != key}, [], variant.score)
-        name = rest.name if rest.values else "all runs"
+        name = rest.name if any(rest.values.values()) else "all runs"
         lines.setdefault(name, {})[variant.values[key]] = _ends(variant.score)
-    return dict(sorted(lines.items())[: len(figures.COLOURS)])
+    return lines
 
 
 def _grid(found: Comparison, first: str, second: str) -> np.ndarray:
@@ -115,11 +127,15 @@ def _grid(found: Comparison, first: str, second: str) -> np.ndarray:
     return grid
 
 
-def _history(client: MlflowClient, variant: Variant) -> list[dict[str, float]]:
-    """Of the variant's first run, for each epoch what the curves show; nothing where it was not recorded."""
+def _histories(client: MlflowClient, variant: Variant) -> list[list[dict[str, float]]]:
+    """Of each of the variant's runs, for each epoch what the curves show; without those that did not record it."""
     keys = ("val_loss", "val_accuracy", "stage")
-    points = [client.get_metric_history(variant.runs[0].id, key) for key in keys]
-    return [dict(zip(keys, (point.value for point in each), strict=True)) for each in zip(*points, strict=False)]
+    found = []
+    for run in variant.runs:
+        points = [client.get_metric_history(run.id, key) for key in keys]
+        values = [[point.value for point in each] for each in zip(*points, strict=False)]
+        found.append([dict(zip(keys, each, strict=True)) for each in values])
+    return [history for history in found if history]
 
 
 def _matrices(client: MlflowClient, variants: list[Variant]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

@@ -66,7 +66,7 @@ def describe_data(record: Record, config: Config, dataset: Dataset, training: di
 
 def describe_network(record: Record, config: Config, job: Job, backbone: Backbone, network: Network) -> None:
     """Record what is trained: the choices under short names, then every key of the configuration."""
-    record.tags({tracking.NOTE: _about(config, network)})
+    record.tags({tracking.NOTE: _about(config, network, job.command)})
     short = {
         **{group: job.choices[group] for group in GROUPS},
         "dataset": config.dataset_name,
@@ -85,7 +85,7 @@ def describe_network(record: Record, config: Config, job: Job, backbone: Backbon
     record.params(short)
     _details(record, {**derived, **_flat(config.model_dump(exclude={"question"}))})
     (record.files / "config.yaml").write_text(redact(yaml.safe_dump(config.model_dump(), sort_keys=False)))
-    (record.files / "command.txt").write_text(tracking.command() + "\n")
+    (record.files / "command.txt").write_text(job.command + "\n")
     packages = "".join(f"{name}=={version}\n" for name, version in tracking.packages())
     (record.files / "packages.txt").write_text(f"# Python {sys.version.split()[0]}\n{packages}")
 
@@ -166,7 +166,8 @@ def results(
             ),
         }
     )
-    record.tags({tracking.NOTE: f"{_scored(answers, kept['val_accuracy'])}\n\n{_about(config, network)}"})
+    about = _about(config, network, (record.files / "command.txt").read_text().strip())
+    record.tags({tracking.NOTE: f"{_scored(answers, kept['val_accuracy'])}\n\n{about}"})
     record.outcome = {
         "val_accuracy": kept["val_accuracy"],
         "test_accuracy": test["test_accuracy"],
@@ -184,14 +185,14 @@ def _scored(answers: Evaluation, val_accuracy: float) -> str:
     )
 
 
-def _about(config: Config, network: Network) -> str:
-    """What a run is, and the command that it belongs to, as Markdown."""
+def _about(config: Config, network: Network, command: str) -> str:
+    """What a run is, and the command that makes it alone, as Markdown."""
     depths = {0: "only the head trains", "all": "everything trains"}
     return (
         f"{config.backbone.name} from {network.backbone.weights} weights on {config.dataset_name}, "
         f"{config.fraction:g} % of the training images, augmentation {config.augmentation.name}; "
         f"{depths.get(config.unfreeze, f'the last {config.unfreeze} layers of the backbone train as well')}."
-        f"\n\n    {tracking.command()}"
+        f"\n\n    {command}"
     )
 
 

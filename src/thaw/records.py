@@ -29,7 +29,7 @@ class Run:
         images: identifies the split of the dataset that it was tested on.
         stages: the signatures of its stages; runs with the same are one result, recorded more than once.
         parent: the id of its sweep, None for a single run.
-        command: that it was started with.
+        command: that makes it alone.
         page: its address in MLflow.
     """
 

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from thaw.comparison import SHORT, Comparison
 
@@ -11,6 +12,7 @@ COSTS = {
     "trainable_parameters": ("weights", "{:,.0f}"),
     "images_per_second": ("images/s", "{:.0f}"),
 }
+NAMED = 20  # runs that were left out; more are only counted
 UNITS = {
     "unfreeze": "Unfrozen layers at the end of the backbone",
     "fraction": "Training images used (%)",
@@ -30,7 +32,7 @@ def rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
     lines = []
     for variant in found.variants:
         score = variant.score
-        interval = "" if score.low == score.high else f" ({score.low:.3f}–{score.high:.3f})"
+        interval = f" ({score.low:.3f}–{score.high:.3f})" if score.low < score.high else ""
         values = [(variant.cost(metric), form) for metric, (_, form) in costs.items()]
         told = ["–" if value is None else form.format(value) for value, form in values]
         count = [str(len(variant.runs))] * repeated
@@ -41,12 +43,13 @@ def rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
 def tell(found: Comparison, console: Console) -> None:
     """Print the table, what differs for real, and what is left out."""
     headings, lines = rows(found)
-    shown = Table(title=f"{found.experiment}: {found.question}".rstrip(": "), title_justify="left", header_style="bold")
+    told = Text(f"{found.experiment}: {found.question}".rstrip(": "))
+    shown = Table(title=told, title_justify="left", header_style="bold")
     for number, heading in enumerate(headings):
         justify = "left" if number < len(found.varied) else "right"
-        shown.add_column(heading, justify=justify, overflow="fold")
+        shown.add_column(Text(heading), justify=justify, overflow="fold")
     for line in lines:
-        shown.add_row(*line)
+        shown.add_row(*map(Text, line))
     console.print(shown)
     for sentence in sentences(found):
         console.print(sentence, markup=False)
@@ -55,12 +58,14 @@ def tell(found: Comparison, console: Console) -> None:
 def sentences(found: Comparison) -> list[str]:
     """Whether differences are real, and what the table leaves out."""
     said = [f"{each.words}." for each in found.differences]
+    if any(variant.mixed for variant in found.variants):
+        said.append(f"Means over {', '.join(found.left_open)} have no interval; name it with --by as well.")
     if found.unpaired:
         said.append(f"{found.unpaired[0].upper()}{found.unpaired[1:]}.")
     counts = {status: [run.name for run in found.others if run.status == status] for status in _statuses(found)}
     for status, names in counts.items():
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        said.append(f"Left out, {status}: {len(names)} ({', '.join(names[:5])}{more}).")
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        said.append(f"Left out, {status}: {len(names)} ({', '.join(names[:NAMED])}{more}).")
     return said
 
 

@@ -136,7 +136,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
         delivery.forget_deleted(folder, store)
         (folder / journal.ELSEWHERE).unlink(missing_ok=True)
         title = _title(varied, [line["values"] for line in journal.read(folder) if line["kind"] == "open"] + [values])
-        tags = {"thaw.command": tracking.command(), "thaw.kind": "sweep", "thaw.question": settings.question or ""}
+        tags = {"thaw.command": composition.command(), "thaw.kind": "sweep", "thaw.question": settings.question or ""}
         tags[tracking.NOTE] = f"{tags['thaw.question']}\n\n    {tags['thaw.command']}".strip("\n")
         journal.append(
             folder, "open", uri=store.name, experiment=settings.experiment, name=title, parent=None, tags=tags,

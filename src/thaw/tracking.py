@@ -8,11 +8,9 @@ import json
 import logging
 import os
 import re
-import shlex
 import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import textwrap
 from dataclasses import dataclass, replace
@@ -189,11 +187,6 @@ def markdown(headings: list[str], lines: list[list[str]]) -> str:
     """A table as Markdown."""
     table = [f"| {' | '.join(map(html.escape, line))} |" for line in [headings, *lines]]
     return "\n".join([table[0], "|" + " --- |" * len(headings), *table[1:]])
-
-
-def command() -> str:
-    """The command that this process was started with, without credentials."""
-    return shlex.join(map(redact, ["python", Path(sys.argv[0]).name, *sys.argv[1:]]))
 
 
 def git_tags(root: Path) -> dict[str, str]:
