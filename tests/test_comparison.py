@@ -133,11 +133,11 @@ def test_runs_that_a_variant_leaves_open_are_paired_by_their_mean_over_seeds(sto
     for seed in "01":
         for backbone, gain in (("vgg16", 0), ("xception", 20)):
             for depth, right in (("0", 100), ("30", 140)):
-                record(right + gain + int(seed), backbone=backbone, unfreeze=depth, seed=seed)
+                record(right + gain + int(seed) * int(depth), backbone=backbone, unfreeze=depth, seed=seed)
     found = compared(store, by=["unfreeze"])
     assert found.left_open == ["backbone"]
     assert "paired t-test over 2 seeds, p" in found.differences[0].words
-    assert found.differences[0].by.value == pytest.approx(0.2)
+    assert found.differences[0].by.value == pytest.approx((40 + 70) / 2 / IMAGES)
 
 
 def test_runs_of_one_seed_that_differ_in_what_is_left_open_have_a_mean_and_nothing_more(store, record):
@@ -177,7 +177,8 @@ def test_where_a_variant_holds_both_only_folds_are_paired_as_folds(store, record
     for depth, gain in (("0", 0), ("30", 9)):
         for fold in ("None", "0", "1", "2"):
             images = f"fold {fold}"
-            record(100 + gain + len(fold), images=images, unfreeze=depth, **{"with.dataset.fold": fold, **FOLDS})
+            right = 100 + gain * (1 + (fold == "1"))
+            record(right, images=images, unfreeze=depth, **{"with.dataset.fold": fold, **FOLDS})
     (difference,) = compared(store, by=["unfreeze"]).differences
     assert "paired t-test over 3 folds, corrected" in difference.words
 

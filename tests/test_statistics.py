@@ -51,7 +51,13 @@ def test_seeds_are_paired():
     assert interval.value == pytest.approx(0.0133, abs=1e-4)
     assert p == pytest.approx(0.0572, abs=1e-3)
     assert statistics.over_seeds([0.5, 0.6], [0.5, 0.6])[1] == 1.0
-    assert statistics.over_seeds([0.5, 0.75], [0.25, 0.5])[1] == 0.0
+
+
+def test_seeds_that_differ_by_the_same_are_no_proof():
+    interval, p = statistics.over_seeds([0.80, 0.65], [0.65, 0.50])
+    assert interval.low == interval.high == pytest.approx(0.15)
+    assert p == 0.5
+    assert statistics.over_seeds([0.9] * 6, [0.8] * 6)[1] == scipy.stats.binomtest(6, 6).pvalue
 
 
 def test_holm_as_in_the_textbook():

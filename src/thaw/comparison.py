@@ -92,7 +92,9 @@ class Difference:
     @property
     def words(self) -> str:
         """What the numbers allow to say."""
-        points = f"{100 * self.by.value:+.1f} points, 95 % from {100 * self.by.low:+.1f} to {100 * self.by.high:+.1f}"
+        points = f"{100 * self.by.value:+.1f} points"
+        if self.by.low < self.by.high:
+            points += f", 95 % from {100 * self.by.low:+.1f} to {100 * self.by.high:+.1f}"
         told = f"{points}; {self.test}, p {_p(self.p_value)}, corrected {_p(self.corrected)}"
         if self.corrected < 1 - statistics.LEVEL:
             return f"{self.better.name} is better than {self.other.name} ({told})"
@@ -266,11 +268,11 @@ def _difference(
         # As many test images for each training image as the fewest folds leave.
         overlap = max(1 / (int(run.params["dataset.folds"]) - 1) for key in folds for run in one[key])
         by, p_value = statistics.over_seeds(*_accuracies(folds, one, other), overlap)
-        return _ordered(first, second, by, f"paired t-test over {len(folds)} folds, corrected", p_value)
+        return _ordered(first, second, by, _paired(by, f"{len(folds)} folds", ", corrected"), p_value)
     if len(seeds) > 1:
         by, p_value = statistics.over_seeds(*_accuracies(seeds, one, other))
         both = " that both have" if len(seeds) < max(len(_seeds(first)), len(_seeds(second))) else ""
-        return _ordered(first, second, by, f"paired t-test over {len(seeds)} seeds{both}", p_value)
+        return _ordered(first, second, by, _paired(by, f"{len(seeds)} seeds{both}"), p_value)
     if first.mixed or second.mixed:
         return None
     same = [(one[key][0], other[key][0]) for key in shared]
@@ -295,6 +297,11 @@ def _ordered(first: Variant, second: Variant, by: Interval, test: str, p_value: 
     if by.value < 0:
         return Difference(second, first, Interval(-by.value, -by.high, -by.low), test, p_value)
     return Difference(first, second, by, test, p_value)
+
+
+def _paired(by: Interval, over: str, corrected: str = "") -> str:
+    """What `statistics.over_seeds` tested with, and whether that was corrected."""
+    return f"paired t-test over {over}{corrected}" if by.low < by.high else f"sign test over {over}"
 
 
 def _seeds(variant: Variant) -> set[str]:

@@ -47,7 +47,8 @@ def tell(found: Comparison, console: Console) -> None:
     shown = Table(title=told, title_justify="left", header_style="bold")
     for number, heading in enumerate(headings):
         justify = "left" if number < len(found.varied) else "right"
-        shown.add_column(Text(heading), justify=justify, overflow="fold")
+        narrowest = len("(0.000–1.000)") if number == len(found.varied) else None
+        shown.add_column(Text(heading), justify=justify, overflow="fold", min_width=narrowest)
     for line in lines:
         shown.add_row(*map(Text, line))
     console.print(shown)

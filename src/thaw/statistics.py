@@ -68,6 +68,9 @@ def difference(first: np.ndarray, second: np.ndarray) -> Interval:
 def over_seeds(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> tuple[Interval, float]:
     """The mean difference of pairs and the p-value of Student's paired test that it is 0.
 
+    Differences that are all the same say nothing of how they vary; their interval has no width, and the p-value is that
+    of the sign test.
+
     Args:
         first: a score for each seed, or for each fold.
         second: the same for another variant.
@@ -78,8 +81,8 @@ def over_seeds(first: Sequence[float], second: Sequence[float], overlap: float =
     differences = np.subtract(first, second)
     count, centre = len(differences), float(np.mean(differences))
     error = float(stats.sem(differences)) * (1 + count * overlap) ** 0.5
-    if error == 0:  # the test divides by it
-        return Interval(centre, centre, centre), float(centre == 0)
+    if np.allclose(differences, centre, rtol=0, atol=1e-9):
+        return Interval(centre, centre, centre), 1.0 if abs(centre) < 1e-9 else 2.0 * 0.5**count
     low, high = stats.t.interval(LEVEL, count - 1, centre, error)
     return Interval(centre, float(low), float(high)), float(2 * stats.t.sf(abs(centre) / error, count - 1))
 
