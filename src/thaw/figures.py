@@ -130,7 +130,7 @@ def against(
         logarithmic: whether the values are numbers above 0, to be drawn on a logarithmic axis.
     """
     places = [math.log10(float(tick)) for tick in ticks] if logarithmic else list(range(len(ticks)))
-    beside = 0.08 * (places[-1] - places[0]) / max(len(ticks) - 1, 1)
+    beside = (0.03 if logarithmic else 0.08) * (places[-1] - places[0]) / max(len(ticks) - 1, 1)
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
         for number, (name, points) in enumerate(lines.items()):
