@@ -4,7 +4,6 @@ Read from MLflow alone; nothing here needs TensorFlow.
 """
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,61 +11,15 @@ from functools import cache
 import numpy as np
 from mlflow import MlflowClient
 
-from thaw import records, statistics
+from thaw import grouping, records, statistics
 from thaw.config import nearest
 from thaw.errors import ThawError
+from thaw.grouping import SHORT, Key, Variant, choices
 from thaw.records import Run
 from thaw.statistics import Interval
 from thaw.tracking import Store
 
-SHORT = ("backbone", "weights", "dataset", "fraction", "augmentation", "unfreeze", "head", "training")
-# What differs between runs without being a choice that one would compare.
-ASIDE = (
-    "seed",
-    "dataset.fold",
-    "threads",
-    "store",
-    "weights.sha256",
-    "backbone.layers",
-    "tracking.uri",
-    "tracking.experiment",
-)
 TESTED = 4  # of the best variants, each against each other
-Key = tuple[str, str, str]  # a run's seed, its fold or nothing, and what identifies its test images
-SHARES = ("accuracy", "f1")  # metrics in [0, 1]
-LOWER_IS_BETTER = ("loss", "seconds", "parameters")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The runs that differ in their seed alone, or in what `by` leaves open.
-
-    Attributes:
-        values: what varies between variants, by key.
-        runs: by seed.
-        score: the mean of the metric with its interval; without one where the runs say nothing of it.
-    """
-
-    values: dict[str, str]
-    runs: list[Run]
-    score: Interval
-
-    @property
-    def name(self) -> str:
-        """What varies, in few words."""
-        words = [value if key in SHORT and not _is_number(value) else f"{key}={value}"
-                 for key, value in self.values.items()]  # fmt: skip
-        return " ".join(words) or self.runs[0].name
-
-    @property
-    def mixed(self) -> bool:
-        """Whether some of its runs differ in more than seed, fold and test images: in a choice that it leaves open."""
-        return any(len(each) > 1 for each in _by_split(self.runs).values())
-
-    def cost(self, metric: str) -> float | None:
-        """The mean of a metric such as `training_seconds`; None where it was not recorded."""
-        found = [run.metrics[metric] for run in self.runs if metric in run.metrics]
-        return float(np.mean(found)) if found else None
 
 
 @dataclass(frozen=True)
@@ -152,12 +105,13 @@ def compare(store: Store, experiment: str | None, metric: str, by: list[str], ru
         if any(run.status == "FINISHED" for run in chosen):
             raise ThawError(f"No run of {name} has recorded the metric {metric}{nearest(metric, known)}")
         raise ThawError(f"The experiment {name} has no finished run; train some first")
-    varied = by or _varied(finished)
+    varied = by or grouping.varied(finished)
     if unknown := [key for key in varied if not any(key in run.params for run in finished)]:
         keys = sorted({key for run in finished for key in run.params})
         raise ThawError(f"The runs of {name} have no parameter {unknown[0]}{nearest(unknown[0], keys)}")
-    variants = _variants(finished, varied, metric)
-    left_open = [key for key in _varied(finished) if any(len(_values(each.runs, [key])) > 1 for each in variants)]
+    variants = grouping.grouped(finished, varied, metric)
+    varying = grouping.varied(finished)
+    left_open = [key for key in varying if any(len(choices(each.runs, [key])) > 1 for each in variants)]
     differences, unpaired = _differences(store.client, variants[:TESTED], left_open, metric)
     others = [run for run in chosen if run not in finished]
     question = records.question(store.client, number)
@@ -175,61 +129,6 @@ def _distinct(runs: list[Run]) -> list[Run]:
             seen.add(result)
         kept.append(run)
     return kept
-
-
-def _varied(runs: list[Run]) -> list[str]:
-    """The parameters that vary: short ones, and others as far as these do not say the same."""
-    keys = dict.fromkeys(
-        key for run in runs for key in run.params if key not in ASIDE and not key.startswith("images.")
-    )
-    chosen: list[str] = []
-    for key in [*SHORT, *(key for key in keys if key not in SHORT)]:
-        if len({run.params.get(key) for run in runs}) == 1:
-            continue
-        told = {}
-        for run in runs:
-            told.setdefault(tuple(run.params.get(each) for each in chosen), set()).add(run.params.get(key))
-        if key in SHORT or any(len(values) > 1 for values in told.values()):
-            chosen.append(key)
-    return chosen
-
-
-def _variants(runs: list[Run], varied: list[str], metric: str) -> list[Variant]:
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run.params.get(key, "") for key in varied), []).append(run)
-    found = [
-        Variant(dict(zip(varied, values, strict=True)), sorted(each, key=lambda run: run.seed), _score(each, metric))
-        for values, each in groups.items()
-    ]
-    sign = 1 if any(word in metric for word in LOWER_IS_BETTER) else -1
-
-    def rank(variant: Variant) -> tuple[bool, float]:
-        value = variant.score.value
-        return (True, 0.0) if math.isnan(value) else (False, sign * value)
-
-    return sorted(found, key=rank)
-
-
-def _values(runs: list[Run], keys: list[str]) -> set[tuple[str, ...]]:
-    """What the runs chose for these keys."""
-    return {tuple(run.params.get(key, "") for key in keys) for run in runs}
-
-
-def _score(runs: list[Run], metric: str) -> Interval:
-    """Over several runs their mean; of one the interval that the number of test images alone gives to an accuracy."""
-    values = [run.metrics[metric] for run in runs]
-    if any(len(each) > 1 for each in _by_split(runs).values()):  # they vary by choice, not by chance
-        return Interval(*[float(np.mean(values))] * 3)
-    if len(values) > 1:
-        mean = statistics.mean(values)
-        if not any(share in metric for share in SHARES):
-            return mean
-        return Interval(mean.value, max(0.0, mean.low), min(1.0, mean.high))
-    images = int(runs[0].params.get("images.test", 0))
-    if metric == "test_accuracy" and images:
-        return statistics.share(round(values[0] * images), images)
-    return Interval(values[0], values[0], values[0])
 
 
 def _differences(
@@ -260,8 +159,8 @@ def _difference(
     first: Variant, second: Variant, left_open: list[str], answers: Callable[[str], dict]
 ) -> Difference | None:
     """Over the seeds or folds that both have, if there are two; else over the test images of one run each."""
-    one, other = _by_split(first.runs), _by_split(second.runs)
-    shared = [key for key in one if key in other and _values(one[key], left_open) == _values(other[key], left_open)]
+    one, other = grouping.by_split(first.runs), grouping.by_split(second.runs)
+    shared = [key for key in one if key in other and choices(one[key], left_open) == choices(other[key], left_open)]
     folds = [key for key in shared if key[1]]
     seeds = list({seed: (seed, *rest) for seed, *rest in shared}.values())
     if len({fold for _, fold, _ in folds}) > 1:
@@ -279,7 +178,7 @@ def _difference(
     same += [
         (run, another)
         for run, another in itertools.product(first.runs, second.runs)
-        if run.images == another.images and _values([run], left_open) == _values([another], left_open)
+        if run.images == another.images and choices([run], left_open) == choices([another], left_open)
     ]
     if not same:
         return None
@@ -308,14 +207,6 @@ def _seeds(variant: Variant) -> set[str]:
     return {run.seed for run in variant.runs}
 
 
-def _by_split(runs: list[Run]) -> dict[Key, list[Run]]:
-    """The runs by seed, fold and test images; several in a place where they differ in what a variant leaves open."""
-    found: dict[Key, list[Run]] = {}
-    for run in runs:
-        found.setdefault((run.seed, run.params.get("dataset.fold", ""), run.images), []).append(run)
-    return found
-
-
 def _accuracies(keys: list[Key], *variants: dict[Key, list[Run]]) -> list[list[float]]:
     """For each variant its mean accuracy at each key."""
     return [[float(np.mean([run.metrics["test_accuracy"] for run in each[key]])) for key in keys] for each in variants]
@@ -324,14 +215,6 @@ def _accuracies(keys: list[Key], *variants: dict[Key, list[Run]]) -> list[list[f
 def _answers(client: MlflowClient, run: str) -> dict[tuple[str, str], bool]:
     """Whether the run was right, by image and true class."""
     return {(each.file, each.truth): each.truth == each.predicted for each in records.predictions(client, run)}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text == "all"
-    return True
 
 
 def _p(value: float) -> str:

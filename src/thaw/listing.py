@@ -10,6 +10,10 @@ import numpy as np
 
 from thaw.decoding import ENDINGS
 
+SPLITS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "validation", "valid": "validation", "validation": "validation",
+}  # fmt: skip
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what breaks lines, or prints as nothing
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from mlflow import MlflowClient
 
 from thaw import durable, figures, records, tracking
-from thaw.comparison import Comparison, Variant
+from thaw.comparison import Comparison
+from thaw.grouping import Variant
 from thaw.report import UNITS, common, rows, sentences, title
 from thaw.statistics import Interval
 from thaw.tracking import Store

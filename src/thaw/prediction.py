@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from thaw import data, decoding, records, sources
+from thaw import data, decoding, folders, records
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
 from thaw.tracking import BEST_FIRST, Store
@@ -76,7 +76,7 @@ def files(given: list[str]) -> list[Picture]:
     for each in given:
         path = Path(each).expanduser()
         if os.path.isdir(path):
-            everything = sorted(sources.files(path, path.parent, {}))
+            everything = sorted(folders.files(path, path.parent, {}))
             below = [file for file in everything if file.suffix.lower() in decoding.ENDINGS]
         else:
             matching = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]

@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thaw.comparison import SHORT, Comparison
+from thaw.comparison import Comparison
+from thaw.grouping import SHORT
 
 # What a variant costs: seconds of training, weights that train, training images a second.
 COSTS = {
