@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from thaw import tracking
+from thaw import composition, tracking
 from thaw.errors import ThawError, redact
 
 
@@ -59,7 +59,9 @@ def test_credentials_are_left_out(text, clean):
 
 def test_the_command_is_recorded_without_credentials(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "-m", "unfreeze=0,20", "tracking.uri=http://a:b@host"])
-    assert tracking.command() == "python train.py -m unfreeze=0,20 'tracking.uri=http://***@host'"
+    assert composition.command() == "python train.py -m unfreeze=0,20 'tracking.uri=http://***@host'"
+    alone = composition.command(["unfreeze=20", "tracking.uri=http://a:b@host"])
+    assert alone == "python train.py unfreeze=20 'tracking.uri=http://***@host'"
 
 
 def test_the_commit_and_the_state_of_the_tree_are_known(tmp_path):
