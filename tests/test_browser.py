@@ -138,9 +138,9 @@ def test_a_run_reads_well_by_itself(sweep, ui, chromium):
     host = ui["runs"].partition("#")[0]
     shown = opened(chromium, f"{host}#/experiments/1/runs/{best.info.run_id}", "Test accuracy", "digits-reader")
     assert f"{best.data.metrics['test_accuracy']:.3f}" in shown
-    assert "python train.py -m" in shown
+    assert "python train.py" in shown
     assert "digits (" in shown  # the dataset with its digest
-    assert shown.index("\nseed") < shown.index("\nwith.backbone.name")
+    assert shown.index("\nseed") < shown.index("\nwith.")
 
 
 def test_the_sweep_tells_what_it_came_to(sweep, ui, chromium):
