@@ -91,8 +91,8 @@ def compared_curves(curves: dict[str, list[list[dict[str, float]]]], path: Path)
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-        each = [(number, name, history) for number, (name, runs) in enumerate(curves.items()) for history in runs]
-        for number, name, history in each:
+        drawn = [(number, name, history) for number, (name, runs) in enumerate(curves.items()) for history in runs]
+        for number, name, history in drawn:
             epochs = np.arange(1, len(history) + 1)
             colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
             label = name if history is curves[name][0] else None

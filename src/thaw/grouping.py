@@ -50,7 +50,7 @@ class Variant:
     @property
     def mixed(self) -> bool:
         """Whether some of its runs differ in more than seed, fold and test images: in a choice that it leaves open."""
-        return any(len(each) > 1 for each in by_split(self.runs).values())
+        return _mixed(self.runs)
 
     def cost(self, metric: str) -> float | None:
         """The mean of a metric such as `training_seconds`; None where it was not recorded."""
@@ -101,7 +101,7 @@ def choices(runs: list[Run], keys: list[str]) -> set[tuple[str, ...]]:
 def _score(runs: list[Run], metric: str) -> Interval:
     """Over several runs their mean; of one the interval that the number of test images alone gives to an accuracy."""
     values = [run.metrics[metric] for run in runs]
-    if any(len(each) > 1 for each in by_split(runs).values()):  # they vary by choice, not by chance
+    if _mixed(runs):  # they vary by choice, not by chance
         return Interval(*[float(np.mean(values))] * 3)
     if len(values) > 1:
         mean = statistics.mean(values)
@@ -112,6 +112,10 @@ def _score(runs: list[Run], metric: str) -> Interval:
     if metric == "test_accuracy" and images:
         return statistics.share(round(values[0] * images), images)
     return Interval(values[0], values[0], values[0])
+
+
+def _mixed(runs: list[Run]) -> bool:
+    return any(len(each) > 1 for each in by_split(runs).values())
 
 
 def by_split(runs: list[Run]) -> dict[Key, list[Run]]:

@@ -56,10 +56,11 @@ def tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: 
             found.refused |= {each[0]: "is listed several times, with other labels or splits" for each in listed}
             continue
         found.refused |= {each[0]: "is listed before" for each in listed[1:]}
-        if trouble := file_trouble(there(below)):
+        file = there(below)
+        if trouble := file_trouble(file):
             found.refused[where] = trouble
         else:
-            found.add(below, label, split, there(below))
+            found.add(below, label, split, file)
     if divided:
         found.given = {"train", "test", *found.splits}
     return found
