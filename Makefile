@@ -3,28 +3,45 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/pip install --disable-pip-version-check --no-compile
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check-data train sweep compare report ui server sync prune tensorboard test test-rest test-browser test-services bench scale lint lock clean
+.PHONY: help setup setup-dev demo check-data preview train sweep compare report ui server sync prune tensorboard test test-rest test-browser test-services bench scale lint lock clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-13s %s\n", $$1, $$2}'
 
-setup: $(INSTALLED)  ## make .venv with everything that requirements.lock names, and Thaw itself
+setup: $(INSTALLED)  ## make .venv with what training, comparing and predicting need
+
+setup-dev: $(INSTALLED_DEV)  ## the same with SLURM, Ray, the team's server, TensorFlow Datasets and the test tools
 
 # Bytecode is compiled by all cores afterwards, which is quicker than one file at a time and makes imports quick.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Thaw needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation --editable .
-	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1
+	@echo "Installing TensorFlow, MLflow, Hydra and Thaw into $(VENV): SIZE on disk, MINUTES."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --requirement requirements.lock
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@echo "Compiling for quick starts ..."
+	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1
+	@touch $@
+	@echo "Installed. Next: make demo, or . $(BIN)/activate and python train.py --help"
+
+$(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
+	@echo "Installing what tests and clusters need as well."
+	@$(PIP) --quiet --requirement requirements-dev.lock
+	-@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1
 	@touch $@
 
 demo: setup  ## six runs on the digits that ship with scikit-learn, as a table and side by side in MLflow
+	@echo "Training six runs: DEMO on two cores. A kill loses an epoch at most; the same command resumes."
 	$(BIN)/python train.py -m backbone=effnetb0,xception unfreeze=0,20,30
 
 check-data: setup  ## what is wrong with a folder of pictures: make check-data dataset.path=DIR (args="..." for more)
 	$(BIN)/python -m thaw.check $(if $(dataset.path),dataset=folder dataset.path="$(dataset.path)") $(args)
+
+preview: setup  ## draw a batch as training sees it: make preview args="dataset=folder dataset.path=DIR"
+	$(BIN)/python train.py $(args) --preview
 
 train: setup  ## one run: make train args="backbone=vgg16 unfreeze=4"
 	$(BIN)/python train.py $(args)
@@ -42,7 +59,7 @@ ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)
 	$(BIN)/python -m thaw.ui --port $(PORT)
 
-server: setup  ## MLflow's server for a team, on PostgreSQL or SQLite: make server args="--host 0.0.0.0" (docs/team.md)
+server: setup-dev  ## MLflow's server for a team, on PostgreSQL or SQLite: make server args="--host 0.0.0.0" (docs/team.md)
 	$(BIN)/python -m thaw.server $(args)
 
 sync: setup  ## send to MLflow what could not be sent while it was away
@@ -56,32 +73,38 @@ tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PO
 	@echo "TensorBoard: http://127.0.0.1:$(PORT)"
 	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
-test: setup  ## the fast tests
+test: setup-dev  ## the fast tests
 	$(BIN)/pytest -n 2 -m "not real and not slow and not browser and not services"
 
-test-rest: setup  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
+test-rest: setup-dev  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -n 2 -m "real or slow" -rs
 
-test-browser: setup  ## the pages that Thaw makes and points to, in a real Chromium (Debian: chromium chromium-driver)
+test-browser: setup-dev  ## the pages that Thaw makes and points to, in a real Chromium (Debian: chromium chromium-driver)
 	$(BIN)/pytest -m browser -rs
 
-test-services: setup  ## on a real SLURM, Ray, PostgreSQL and MLflow server (Debian: see .ci/run; THAW_SERVICES=folder)
+test-services: setup-dev  ## on a real SLURM, Ray, PostgreSQL and MLflow server (Debian: see .ci/run; THAW_SERVICES=folder)
 	$(BIN)/pytest -m services -rs
 
-bench: setup  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
+bench: setup-dev  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)
 
-scale: setup  ## what many writers, many runs and many claims cost: make scale args="--runs 1000"
+scale: setup-dev  ## what many writers, many runs and many claims cost: make scale args="--runs 1000"
 	PYTHONPATH=. $(BIN)/python benchmarks/scale.py $(args)
 
-lint: setup  ## style and format
+lint: setup-dev  ## style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lock: setup  ## requirements.lock anew from pyproject.toml, for Python 3.11 to 3.13
+# The first lock file is what everybody installs, the second adds the extras to the same versions.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url \
+  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet $(UPGRADE)
+
+lock: UPGRADE = --upgrade
+lock: setup  ## requirements.lock and requirements-dev.lock anew from pyproject.toml, for Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url \
-	  --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet --upgrade -o requirements.lock
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --extra slurm --extra ray --extra server --extra tfds --extra dev --constraint requirements.lock \
+	  --output-file requirements-dev.lock
 
 clean:  ## remove the environment and caches; what runs left in mlruns/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Compare recorded runs: python compare.py [EXPERIMENT] [--metric test_accuracy] [--by backbone,unfreeze] [--out DIR]
+"""Compare recorded runs: python compare.py [EXPERIMENT] [--against unfreeze=0] [--by backbone,unfreeze] [--out DIR]
 
 Reads MLflow only and never imports TensorFlow. MLflow itself is imported late, so that --help is quick.
 """
@@ -24,7 +24,10 @@ def main() -> int:
         store = tracking.connect(arguments.uri, str(arguments.store))
         if store.away:
             return 1
-        found = comparison.compare(store, arguments.experiment, arguments.metric, arguments.by, arguments.runs)
+        found = comparison.compare(
+            store, arguments.experiment, arguments.metric, arguments.by, arguments.runs,
+            arguments.against,
+        )  # fmt: skip
         report.tell(found, console)
         if arguments.out or arguments.notebook:
             from thaw import page
@@ -45,8 +48,11 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="compare.py", description="Compare the runs of an experiment.")
     parser.add_argument("experiment", nargs="?", help="its name in MLflow (default: that of the newest run)")
-    parser.add_argument("--metric", default="test_accuracy", help="that says which is better (default: %(default)s)")
+    parser.add_argument(
+        "--metric", default="kept_val_accuracy", help="orders the runs (default: %(default)s, with the test beside it)"
+    )
     parser.add_argument("--by", type=listed, default=[], help="parameters to tell apart by (default: all that vary)")
+    parser.add_argument("--against", metavar="KEY=VALUE", help="test the others against this choice: unfreeze=0")
     parser.add_argument("--runs", nargs="+", default=[], metavar="ID", help="compare these runs only")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and its charts there")
     parser.add_argument("--notebook", action="store_true", help="write experiments/results/EXPERIMENT.md and charts")

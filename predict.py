@@ -11,6 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from thaw import progress
+from thaw.cli import terminal
 from thaw.composition import ROOT
 from thaw.errors import sentence
 
@@ -33,19 +35,27 @@ def main() -> int:
         else:
             asked = prediction.files(arguments.pictures)
         runtime.start(runtime.share_of_cores({}))
-        from thaw import classifier, figures
+        from thaw import classifier
+        from thaw.plots import predictions
 
-        print(f"Asked: {run.info.run_name}, run {run.info.run_id}", file=sys.stderr)
-        model = classifier.load(store, run)
-        answers, unreadable = classifier.classify(model, asked, arguments.top, arguments.explain)
+        validation = run.data.metrics.get("kept_val_accuracy")
+        score = f" (validation accuracy {validation:.3f})" if validation is not None else ""
+        print(f"Using run {run.info.run_name}, {run.info.run_id}{score}", file=sys.stderr)
+        with terminal.Display(Console(stderr=True, highlight=False)) as display, progress.reporting_to(display):
+            model = classifier.load(store, run)
+            answers, unreadable = classifier.classify(model, asked, arguments.top, arguments.explain)
         for answer in answers:
-            print(json.dumps(answer.line(), ensure_ascii=False) if arguments.json else answer.words, flush=True)
+            print(json.dumps(answer.line(), ensure_ascii=False) if arguments.json else answer.summary, flush=True)
+        summary = right(answers)
+        if summary and not arguments.json:
+            print(summary, file=sys.stderr)
         if arguments.worst and not arguments.json:
             for words in prediction.confused(store, run):
                 console.print(words, markup=False)
         if answers and not (arguments.json and arguments.out is None):
-            figures.answers(answers, arguments.out or Path("prediction.png"))
-            print(f"Drawn: {arguments.out or 'prediction.png'}", file=sys.stderr)
+            drawn = predictions.save_pages(predictions.pages(answers, summary), arguments.out or Path("prediction.png"))
+            more = f" (the first {predictions.MOST})" if len(answers) > predictions.MOST else ""
+            print(f"Drawn: {', '.join(map(str, drawn))}{more}", file=sys.stderr)
         for words in unreadable:
             print(words, file=sys.stderr)
         return int(bool(unreadable))
@@ -55,6 +65,13 @@ def main() -> int:
             raise
         print(told, file=sys.stderr)
         return 1
+
+
+def right(answers: list) -> str:
+    """How many answers are right, in words; nothing where nobody knows."""
+    known = [answer for answer in answers if answer.truth is not None]
+    correct = sum(answer.truth == answer.top[0][0] for answer in known)
+    return f"{correct} of {len(known)} right" if known else ""
 
 
 def parse() -> argparse.Namespace:

@@ -157,10 +157,6 @@ def one_class(root):
         shutil.rmtree(root / part / "dog")
 
 
-def no_test(root):
-    shutil.rmtree(root / "test")
-
-
 def no_train(root):
     shutil.rmtree(root / "train")
 
@@ -179,8 +175,7 @@ REFUSED = [
     (a_file, "is not a folder"),
     (nothing_in_it, "needs at least two classes of images; it has none"),
     (one_class, "needs at least two classes of images; it has cat"),
-    (no_test, "has no folder test"),
-    (no_train, "has no folder train"),
+    (no_train, "has test, val but no train"),
     (two_validations, "has several folders for one split (val, valid); leave one of them"),
     (all_broken, "train/cat/000.png: is no image of a known format"),
 ]

@@ -3,16 +3,27 @@
 import csv
 import dataclasses
 import io
+import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, figures, page, report, tracking
+from thaw import comparison, page, report, tracking
 from thaw.errors import ThawError
+from thaw.plots import comparison as plots
+from thaw.plots import style
+from thaw.plots.training import confusion_matrix
 
 IMAGES = 200
 FOLDS = {"with.dataset.folds": "3"}
+
+
+@pytest.fixture(autouse=True)
+def figures_are_closed():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
@@ -29,7 +40,13 @@ def record(store, tmp_path):
         run = client.create_run(number, run_name=" ".join(params.values()), tags={"thaw.kind": "run", **(tags or {})})
         for key, value in {"seed": "0", "images.test": str(IMAGES), **params}.items():
             client.log_param(run.info.run_id, key, value)
-        values = {"test_accuracy": right / IMAGES, "training_seconds": 10.0 + right, "trainable_parameters": 1000}
+        accuracy = right / IMAGES
+        values = {
+            "kept_val_accuracy": accuracy,
+            "test_accuracy": accuracy,
+            "training_seconds": 10.0 + right,
+            "trainable_parameters": 1000,
+        }
         for key, value in (values if metrics is None else metrics).items():
             client.log_metric(run.info.run_id, key, value)
         for epoch in range(4):
@@ -52,8 +69,8 @@ def record(store, tmp_path):
     return make
 
 
-def compared(store, experiment="pets", metric="test_accuracy", by=(), runs=()):
-    return comparison.compare(store, experiment, metric, list(by), list(runs))
+def compared(store, experiment="pets", metric="kept_val_accuracy", by=(), runs=(), against=None):
+    return comparison.compare(store, experiment, metric, list(by), list(runs), against)
 
 
 def test_the_best_is_first_and_only_what_varies_is_shown(store, record):
@@ -87,11 +104,11 @@ def test_a_clear_difference_is_called_one_and_a_small_one_is_not(store, record):
     record(178, unfreeze="20")
     record(100, unfreeze="0")
     small, *clear = compared(store).differences
-    assert "unfreeze=30 and unfreeze=20 are not distinguishable (+1.0 points" in small.words
+    assert "unfreeze=30 and unfreeze=20 are not distinguishable (+1.0 points" in small.summary
     assert small.p_value == 0.5
     for each in clear:
-        assert "is better than unfreeze=0" in each.words
-        assert "exact McNemar test on 200 images, p < 0.001" in each.words
+        assert "is better than unfreeze=0" in each.summary
+        assert "exact McNemar test on 200 images, p < 0.001" in each.summary
     assert small.corrected == 0.5
 
 
@@ -108,8 +125,8 @@ def test_several_seeds_are_paired_by_seed(store, record):
         record(right, images=f"split {seed}", unfreeze="0", seed=str(seed))
         record(right + 9 + seed, images=f"split {seed}", unfreeze="30", seed=str(seed))
     (difference,) = compared(store).differences
-    assert "paired t-test over 3 seeds" in difference.words
-    assert "unfreeze=30 is better than unfreeze=0" in difference.words
+    assert "bootstrap over 3 seeds and 600 images" in difference.summary
+    assert "unfreeze=30 is better than unfreeze=0" in difference.summary
 
 
 def test_folds_are_paired_as_seeds_are(store, record):
@@ -118,7 +135,7 @@ def test_folds_are_paired_as_seeds_are(store, record):
         record(right + 9 + fold, images=f"fold {fold}", unfreeze="30", **{"with.dataset.fold": str(fold), **FOLDS})
     found = compared(store)
     assert found.varied == ["unfreeze"]
-    assert "paired t-test over 3 folds" in found.differences[0].words
+    assert "paired t-test over 3 folds" in found.differences[0].summary
 
 
 def test_runs_without_folds_are_not_mixed_with_those_of_a_cross_validation(store, record):
@@ -135,12 +152,12 @@ def test_runs_that_a_variant_leaves_open_are_paired_by_their_mean_over_seeds(sto
             for depth, right in (("0", 100), ("30", 140)):
                 record(right + gain + int(seed) * int(depth), backbone=backbone, unfreeze=depth, seed=seed)
     found = compared(store, by=["unfreeze"])
-    assert found.left_open == ["backbone"]
-    assert "paired t-test over 2 seeds, p" in found.differences[0].words
+    assert found.averaged_over == ["backbone"]
+    assert "paired t-test over 2 seeds, p" in found.differences[0].summary
     assert found.differences[0].by.value == pytest.approx((40 + 70) / 2 / IMAGES)
 
 
-def test_runs_of_one_seed_that_differ_in_what_is_left_open_have_a_mean_and_nothing_more(store, record):
+def test_runs_of_one_seed_that_differ_in_what_is_averaged_over_have_a_mean_and_nothing_more(store, record):
     for backbone, gain in (("vgg16", 0), ("xception", 20)):
         for depth, right in (("0", 100), ("30", 140)):
             record(right + gain, backbone=backbone, unfreeze=depth)
@@ -149,16 +166,16 @@ def test_runs_of_one_seed_that_differ_in_what_is_left_open_have_a_mean_and_nothi
     assert not found.differences
     told = report.sentences(found)
     assert "Not tested on the same images with the same backbone: unfreeze=30 and unfreeze=0." in told
-    assert "Means over backbone have no interval; name it with --by as well." in told
+    assert "Rows average over backbone, so no interval is shown; add backbone to --by." in told
 
 
-def test_runs_that_differ_in_what_is_left_open_are_never_paired(store, record):
+def test_runs_that_differ_in_what_is_averaged_over_are_never_paired(store, record):
     for seed, backbone in (("0", "vgg16"), ("1", "xception")):
         record(100, backbone=backbone, unfreeze="0", seed=seed)
     for seed, backbone in (("0", "xception"), ("1", "vgg16")):
         record(140, backbone=backbone, unfreeze="30", seed=seed)
     (difference,) = compared(store, by=["unfreeze"]).differences
-    assert "exact McNemar test on 200 images of one run each" in difference.words
+    assert "exact McNemar test on 200 images of one run each" in difference.summary
 
 
 def test_the_one_that_is_better_on_the_seeds_of_both_is_called_so_whatever_the_order(store, record):
@@ -169,8 +186,8 @@ def test_the_one_that_is_better_on_the_seeds_of_both_is_called_so_whatever_the_o
     found = compared(store)
     assert found.variants[0].name == "unfreeze=10"
     (difference,) = found.differences
-    assert difference.words.startswith("unfreeze=20 is better than unfreeze=10 (+15.")
-    assert "paired t-test over 2 seeds that both have" in difference.words
+    assert difference.summary.startswith("unfreeze=20 is better than unfreeze=10 (+15.")
+    assert "bootstrap over 2 seeds that both have and 400 images" in difference.summary
 
 
 def test_where_a_variant_holds_both_only_folds_are_paired_as_folds(store, record):
@@ -180,7 +197,7 @@ def test_where_a_variant_holds_both_only_folds_are_paired_as_folds(store, record
             right = 100 + gain * (1 + (fold == "1"))
             record(right, images=images, unfreeze=depth, **{"with.dataset.fold": fold, **FOLDS})
     (difference,) = compared(store, by=["unfreeze"]).differences
-    assert "paired t-test over 3 folds, corrected" in difference.words
+    assert "paired t-test over 3 folds, corrected" in difference.summary
 
 
 def test_one_seed_in_several_places_is_one_seed(store, record):
@@ -188,7 +205,7 @@ def test_one_seed_in_several_places_is_one_seed(store, record):
         for images in ("one", "other"):
             record(100 + gain, images=images, unfreeze=depth)
     (difference,) = compared(store, by=["unfreeze"]).differences
-    assert "exact McNemar test" in difference.words
+    assert "exact McNemar test" in difference.summary
 
 
 def test_an_interval_of_accuracies_stays_among_them(store, record):
@@ -283,7 +300,7 @@ def test_the_table_fits_a_terminal_and_has_every_variant(store, grid):
     told = console.export_text()
     assert told.count("effnetb0") >= 9
     assert "…" not in told
-    for words in ("Test accuracy (95 %)", "0.745", "seconds", "not distinguishable"):
+    for words in ("No gain shown from", "0.745", "training", "not distinguishable"):
         assert words in told
 
 
@@ -298,39 +315,114 @@ def test_what_is_in_brackets_is_no_markup(store, record):
     assert "[red]" in told
 
 
-def test_curves_of_all_seeds_and_every_line_are_drawn(store, record, tmp_path, monkeypatch):
+def test_curves_of_all_seeds_and_every_group_are_drawn(store, record, monkeypatch):
     for seed in "012":
         record(180 + int(seed), backbone="net0", unfreeze="0", seed=seed)
     for number in range(9):
         record(100 + number, backbone=f"net{number}", unfreeze="20")
-    drawn = {}
-    for name in ("compared_curves", "against"):
-        monkeypatch.setattr(figures, name, lambda lines, *_, name=name, **__: drawn.update({name: lines}))
-    list(page.charts(compared(store), store.client, tmp_path))
-    assert sorted(map(len, drawn["compared_curves"].values())) == [1] * 9 + [3]
-    assert next(iter(drawn["against"])) == "net0"
-    assert len(drawn["against"]) == 9
+    curves, groups = [], []
+    monkeypatch.setattr(plots, "learning_curves", lambda drawn, *_: curves.append([each.name for each in drawn]))
+    monkeypatch.setattr(plots, "dots", lambda drawn, *_: groups.append([each.name for each in drawn]))
+    list(page.charts(compared(store), store.client))
+    assert curves[0] == ["0", "0", "0", "20"]  # of net0, for which both depths are there
+    assert groups[0] == ["unfreeze=0", "unfreeze=20"]
+    assert groups[1] == [f"net{number}" for number in range(9)]
 
 
-def test_charts_bear_long_names_of_classes_and_fractions_close_together(tmp_path):
-    names = tuple(f"a_rather_long_name_of_a_class_{number}" for number in range(10))
-    figures.confusions({f"variant {n} of several words": np.eye(10) for n in range(3)}, names, tmp_path / "a.png")
-    lines = {f"net{n}": dict.fromkeys(("20", "50", "100"), (0.5 + n / 50, 0.4, 0.9)) for n in range(10)}
-    figures.against(lines, ["20", "50", "100"], "Share (%)", "Accuracy", tmp_path / "b.png", logarithmic=True)
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("a.png", "b.png"))
+def texts(figure):
+    """All that a figure says; drawn, so that places are known."""
+    import matplotlib.text
+
+    figure.canvas.draw()
+    return [each.get_text() for each in figure.findobj(matplotlib.text.Text) if each.get_text() and each.get_visible()]
+
+
+def inside(figure):
+    """Whether all that is drawn lies within the figure."""
+    figure.canvas.draw()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return box.x0 >= -0.02 and box.y0 >= -0.02 and box.x1 <= width + 0.02 and box.y1 <= height + 0.02
+
+
+def history(head, rest):
+    return [{"val_accuracy": value, "stage": 0} for value in head] + [
+        {"val_accuracy": value, "stage": 1} for value in rest
+    ]
+
+
+def test_a_head_that_runs_share_is_drawn_once_in_grey_with_its_boundary_and_what_was_kept():
+    head = [0.3, 0.4, 0.5]
+    curves = [plots.Curve("0", history(head, []), 2), plots.Curve("20", history(head, [0.6, 0.7]), 4)]
+    figure = plots.learning_curves(curves, ["0", "20"], "val_accuracy", "Validation accuracy")
+    (axis,) = figure.axes
+    grey = [line for line in axis.lines if line.get_color() == style.GREY and len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in grey] == [head]
+    assert [list(line.get_xdata()) for line in axis.lines if line.get_color() == style.GREY and line not in grey] == [
+        [3.5, 3.5]
+    ]
+    (tuned,) = (line for line in axis.lines if list(line.get_ydata()) == [0.5, 0.6, 0.7])
+    assert list(tuned.get_xdata()) == [3, 4, 5]
+    rings = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_fillstyle() == "none"]
+    assert sorted(rings) == [(3, 0.5), (5, 0.7)]
+    assert {"head, shared", "0", "20", "fine-tuning"} <= set(texts(figure))
+
+
+def test_numbers_have_a_sequence_of_colours_and_names_have_distinct_ones():
+    from matplotlib.colors import to_rgb
+
+    def light(colour):
+        return sum(to_rgb(colour))
+
+    numbers = [light(each) for each in style.colours(["0", "5", "20", "all"]).values()]
+    assert numbers == sorted(numbers)
+    assert list(style.colours(["vgg16", "xception"]).values()) == list(style.NAMES[:2])
+
+
+def test_every_seed_is_a_dot_and_the_interval_is_named(store, record, monkeypatch):
+    for depth in ("0", "20"):
+        for seed in "012":
+            record(150 + 5 * int(seed) + int(depth), unfreeze=depth, seed=seed)
+    drawn = {each.name: each for each in page.charts(compared(store), store.client)}
+    figure = drawn["unfreeze"].figure
+    points = [line for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in points] == [[0.75, 0.775, 0.8], [0.85, 0.875, 0.9]]
+    assert "Test accuracy (95 % over 3 seeds)" in texts(figure)
+
+
+def test_the_confusion_matrix_adds_up_seeds_and_names_what_is_confused(store, record):
+    for seed in "01":
+        record(150, seed=seed, unfreeze="0")
+    record(100, seed="0", unfreeze="20")
+    chart = next(each for each in page.charts(compared(store), store.client) if each.name == "confusion-1")
+    assert chart.caption == "Seeds 0, 1 added up. Confused most: cat taken for dog (100 of 400)."
+    assert {"300", "100"} <= set(texts(chart.figure))
+
+
+@pytest.mark.parametrize("count", [2, 15, 16, 60])
+def test_a_confusion_matrix_has_numbers_up_to_15_classes_and_cuts_nothing(count):
+    names = tuple(f"a_rather_long_name_of_a_class_{number}" for number in range(count))
+    figure = confusion_matrix(7 * np.eye(count, dtype=int), names, "unfreeze=20")
+    assert texts(figure).count("7") == (count if count <= 15 else 0)
+    assert inside(figure)
+
+
+def test_no_text_of_a_chart_is_cut(store, grid):
+    for chart in page.charts(compared(store), store.client):
+        assert inside(chart.figure), chart.name
+        assert chart.figure.get_size_inches()[0] * 72 <= 400 or chart.name.startswith("confusion")
 
 
 def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_path):
     found = compared(store)
     written = page.write(found, store, tmp_path / "out")
     text = written.read_text()
-    assert text.count("<img") == text.count("data:image/png;base64,") >= 6
-    for outside in ('src="http', "<link", "@import", "url("):
+    assert text.count("<svg") == text.count("<figure>") >= 6
+    for outside in ('src="http', "<link", "@import", "url(http", "href=http"):
         assert outside not in text
-    assert text.count("<tr>") == 1 + len(found.variants)
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"learning_curves.png", "unfreeze.png", "fraction.png", "cost.png", "confusion.png"} <= names
-    assert "backbone_unfreeze.png" in names
+    assert text.count("<tr>") == 1 + len(found.variants) + 1 + 2
+    assert found.verdicts[0].summary in text
+    for words in ("18, the newest of", "precision", "effnetb0", "prefers-color-scheme: dark"):
+        assert words in text
 
 
 def test_names_from_outside_are_only_text_in_the_page(store, record, tmp_path):
@@ -345,7 +437,7 @@ def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_pa
     note = page.note(compared(store), store, tmp_path)
     text = note.read_text()
     assert text.startswith("# pets\n")
-    assert "| unfreeze | Test accuracy (95 %) |" in text
+    assert "| unfreeze | validation accuracy | test accuracy (95 % over 200 test images) |" in text
     assert "The same in all runs: backbone vgg16." in text
     assert text.count("python train.py -m unfreeze=0,20") == 1
     for line in text.splitlines():
@@ -363,8 +455,99 @@ def test_the_page_is_recorded_with_the_sweep(store, record, tmp_path):
     assert [each.path for each in store.client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
-def test_the_mean_of_a_pair_of_values_is_in_the_grid(store, record):
-    for depth, percent, right in (("0", "1", 100), ("0", "100", 150), ("20", "100", 200)):
-        record(right, unfreeze=depth, fraction=percent)
-    grid = page._grid(compared(store), "unfreeze", "fraction")
-    np.testing.assert_array_equal(grid, [[0.5, 0.75], [np.nan, 1.0]])
+def test_a_heat_map_is_of_the_best_of_all_others_and_of_no_mean(store, record, monkeypatch):
+    for depth, percent, right in (("0", "1", 100), ("0", "100", 150), ("20", "1", 120), ("20", "100", 200)):
+        record(right, unfreeze=depth, fraction=percent, backbone="vgg16")
+        record(right // 2, unfreeze=depth, fraction=percent, backbone="xception")
+    drawn = {}
+    monkeypatch.setattr(plots, "heat_map", lambda grid, rows, columns, labels, title: drawn.update({title: grid}))
+    list(page.charts(compared(store), store.client))
+    np.testing.assert_array_equal(drawn["with vgg16"], [[0.5, 0.6], [0.75, 1.0]])
+    assert "with unfreeze=20" in drawn
+
+
+def test_the_order_is_that_of_validation_and_the_test_stands_beside_it(store, record):
+    for depth, validation, test in (("0", 0.9, 0.5), ("30", 0.8, 0.7)):
+        record(
+            unfreeze=depth, right=int(test * IMAGES), metrics={"kept_val_accuracy": validation, "test_accuracy": test}
+        )
+    found = compared(store)
+    assert [each.values["unfreeze"] for each in found.variants] == ["0", "30"]
+    headings, lines = report.rows(found)
+    assert headings[:3] == ["unfreeze", "validation accuracy", "test accuracy (95 % over 200 test images)"]
+    assert [line[1] for line in lines] == ["0.900", "0.800"]
+    assert [each.values["unfreeze"] for each in compared(store, metric="test_accuracy").variants] == ["30", "0"]
+
+
+def test_the_simplest_is_tested_though_it_is_not_among_the_best(store, record):
+    for number, depth in enumerate(("0", "5", "10", "20", "30", "50")):
+        record(100 + 10 * number, backbone="vgg16", unfreeze=depth)
+    pairs = [{each.better.name, each.other.name} for each in compared(store).differences]
+    assert {"unfreeze=50", "unfreeze=0"} in pairs
+    assert {"unfreeze=50", "unfreeze=5"} not in pairs
+
+
+def test_against_tests_each_of_the_best_with_its_counterpart(store, record):
+    for backbone in ("vgg16", "xception"):
+        for depth, right in (("0", 100), ("20", 140), ("30", 150)):
+            record(right + 5 * (backbone == "xception"), backbone=backbone, unfreeze=depth)
+    found = compared(store, against="unfreeze=0")
+    pairs = {(each.better.name, each.other.name) for each in found.differences}
+    assert pairs == {
+        (f"{name} unfreeze={depth}", f"{name} unfreeze=0") for name in ("vgg16", "xception") for depth in (20, 30)
+    }
+    assert found.verdicts[0].summary.startswith("Unfreezing helps: 30 layers +25.0 points (")
+    with pytest.raises(ThawError, match="unfreeze is 0, 20, 30"):
+        compared(store, against="unfreeze=7")
+    with pytest.raises(ThawError, match="what varies is backbone, unfreeze; give KEY=VALUE of it"):
+        compared(store, against="depth=0")
+
+
+@pytest.mark.parametrize(
+    ("rights", "verdict"),
+    [
+        ((100, 160), r"Unfreezing helps: 30 layers \+30.0 points \(\+23.5 to \+36.5\), 1.5 times the training time"),
+        ((150, 152), r"No gain shown from unfreezing: 30 layers \+1.0 points \(\+0.0 to \+2.5\)"),
+        ((160, 100), r"Unfreezing hurts: 30 layers -30.0 points \(-36.5 to -23.5\), 0.65 times the training time"),
+    ],
+)
+def test_the_verdict_answers_the_question(store, record, rights, verdict):
+    for depth, right in zip(("0", "30"), rights):
+        record(right, unfreeze=depth)
+    (said,) = compared(store).verdicts
+    assert re.fullmatch(verdict, said.summary), said.summary
+
+
+def test_the_verdict_on_data_augmentation_and_backbones(store, record):
+    for percent, augmentation, backbone, right in (
+        ("100", "standard", "vgg16", 190), ("10", "standard", "vgg16", 120), ("100", "none", "vgg16", 188),
+        ("100", "standard", "xception", 150),
+    ):  # fmt: skip
+        record(right, fraction=percent, augmentation=augmentation, backbone=backbone)
+    said = {each.key: each.summary for each in compared(store).verdicts}
+    assert said["fraction"].startswith("More data than 10 % helps: 100 % of the training images +35.0 points")
+    assert said["augmentation"].startswith("No gain shown from augmentation: standard +1.0 points")
+    assert said["backbone"].startswith("backbone: vgg16 is better than xception; vgg16 +20.0 points")
+
+
+def test_what_would_show_a_difference_is_said(store, record):
+    record(150, unfreeze="0")
+    record(152, unfreeze="30")
+    (single,) = compared(store).differences
+    assert "1.0 points would need about 780 test images" in single.summary
+    for seed in "123":
+        record(150 + int(seed), unfreeze="0", seed=seed)
+        record(155 - int(seed), unfreeze="30", seed=seed)
+    (several,) = compared(store).differences
+    assert re.search(r"points would need about \d+ seeds", several.summary), several.summary
+
+
+def test_what_is_no_better_after_fine_tuning_is_said(store, record):
+    record(150, unfreeze="0")
+    record(
+        150,
+        unfreeze="30",
+        tags={"thaw.note": "Fine-tuning did not lower the validation loss; the head's weights were kept"},
+    )
+    said = report.sentences(compared(store))
+    assert "Fine-tuning did not lower the validation loss; the head's weights were kept (1 of 2 runs)." in said

@@ -183,5 +183,5 @@ def test_class_weights_make_all_classes_count_alike():
 
 def test_an_uneven_dataset_is_said_to_be_one(load, pictures):
     found = load(folder(pictures({"a": 60, "b": 3})), seed=0)
-    assert "training.class_weights=balanced" in found.told
-    assert "pictures: 2 classes" in found.told
+    assert "training.class_weights=balanced" in found.summary
+    assert "pictures: 2 classes" in found.summary

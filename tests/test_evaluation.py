@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thaw import figures
 from thaw.evaluation import Evaluation
+from thaw.plots import training
 
 ANSWERS = Evaluation(
     ("cat", "dog", "emu"),
@@ -46,6 +46,7 @@ def test_predictions_are_written_image_by_image(tmp_path):
 
 
 def test_the_picture_of_many_classes_stays_small(tmp_path):
-    for count in (figures.MANY, 400):
-        figures.confusion_matrix(np.eye(count, dtype=int), tuple(map(str, range(count))), tmp_path / "a.png")
+    for count in (training.NAMED, 400):
+        drawn = training.confusion_matrix(np.eye(count, dtype=int), tuple(map(str, range(count))))
+        training.save(drawn, tmp_path / "a.png")
         assert max(Image.open(tmp_path / "a.png").size) <= 3000

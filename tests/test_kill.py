@@ -23,7 +23,7 @@ PLAN = [
     "training.head.learning_rate=0.03",
     "tracking.model=true",
 ]
-TIMES = ("seconds", "training_seconds", "images_per_second", "epoch_seconds", "waiting_seconds", "waiting_share")
+TIMES = ("wall_seconds", "training_seconds", "images_per_second", "epoch_seconds", "waiting_seconds", "waiting_share")
 FOUND_IN_STORE = {"activations", "artifacts", "fingerprints.db", "launches", "mlflow.db", "runs", "stages", "sweeps"}
 
 

@@ -26,7 +26,7 @@ def test_a_sweep_trains_the_head_once_and_every_record_is_whole(command, client,
     status, out, err = command("-m", *TINY, "unfreeze=0,3,6")
     assert status == 0, err
     assert fitted == [1, 2, 2]
-    assert out.count("head 1/1 · trained before") == 2
+    assert out.count("head reused") == 2
     (parent,) = sweeps_of(client())
     runs = {run.data.params["unfreeze"]: run for run in runs_of(client(), parent)}
     steps = {depth: len(numbers(client(), run)["train_loss"]) for depth, run in runs.items()}
@@ -83,7 +83,7 @@ def test_a_single_run_is_found_as_well(command, client, fitted):
     status, out, err = command("unfreeze=3", *reversed(TINY))
     assert status == 0, err
     assert "finished before" in out
-    assert "Test accuracy" in out
+    assert "✓ keras unfreeze=3 · validation 0." in out
     assert len(client().search_runs(["1"])) == 1
 
 

@@ -69,7 +69,7 @@ def test_an_interrupted_run_keeps_what_it_goes_on_with(command, tmp_path, monkey
     assert stages(store) == before
     status, out, err = command(*TINY, "unfreeze=3")
     assert status == 0, err
-    assert out.count("trained before") == 2
+    assert out.count("reused") == 2
 
 
 def test_what_a_living_process_works_on_stays(tmp_path):

@@ -110,7 +110,7 @@ def test_links_that_lead_nowhere_are_named_and_left_out_when_asked(pictures, loa
 @pytest.mark.parametrize("classes", [("cat", "dog"), ()])
 def test_classes_below_a_folder_for_validation_alone_are_no_class(pictures, load, classes):
     root = pictures(dict.fromkeys((*classes, "val/cat", "val/dog"), 4))
-    with pytest.raises(ThawError, match="has a folder val of classes, but neither train nor test"):
+    with pytest.raises(ThawError, match="has val but no train; name the folder of training images train"):
         load(folder(root))
 
 
@@ -199,7 +199,7 @@ def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, cl
         (["all/000.png,cat,train", "all/000.png,cat,test"], "file,class,split", "with other labels or splits"),
         (["all/000.png,cat,train", "", "gone.png,dog,test"], "file,class,split", "row 4 (gone.png): is not there"),
         (
-            ["all/000.png,cat,train", "all/001.png,dog,train"],
+            ["all/000.png,cat,train", "all/001.png,dog,train", "all/002.png,cat,test", "all/003.png,dog,test"],
             "file,class,split",
             "has 1 different images in train, and needs 2 or more",
         ),
@@ -554,3 +554,68 @@ def test_a_source_of_ones_own_is_a_function_as_the_readme_has_it(pictures, load,
 def test_an_unknown_source_is_answered_with_those_that_are_known(load):
     with pytest.raises(ThawError, match=r"dataset.source=tabel is not known; .*did you mean table\?"):
         load(Dataset(source="tabel", **COMMON))
+
+
+def counted(dataset):
+    return {name: len(split) for name, split in dataset.splits().items()}
+
+
+def test_a_lone_validation_folder_is_the_test_split_and_that_is_said(pictures, load):
+    root = pictures({"train/cat": 10, "train/dog": 10, "val/cat": 4, "val/dog": 4})
+    found = load(folder(root))
+    assert counted(found) == {"train": 16, "validation": 4, "test": 8}
+    assert {name.partition("/")[0] for name in found.test.names} == {"val"}
+    assert (
+        "There is no test split: validation is tested on, and validation images are divided from train" in found.summary
+    )
+
+
+def test_a_lone_validation_folder_may_be_kept_for_validation(pictures, load):
+    root = pictures({"train/cat": 10, "train/dog": 10, "validation/cat": 4, "validation/dog": 4})
+    found = load(folder(root, layout="validation"))
+    assert counted(found) == {"train": 16, "validation": 8, "test": 4}
+    assert {name.partition("/")[0] for name in found.validation.names} == {"validation"}
+    assert "test images are divided from train" in found.summary
+
+
+def test_train_alone_is_divided(pictures, load):
+    found = load(folder(pictures({"train/cat": 20, "train/dog": 20})))
+    assert counted(found) == {"train": 28, "validation": 6, "test": 6}
+    assert "train is divided" in found.summary
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "TEST"), ("images/train", "images/test"), ("data/Training", "data/Testing")]
+)
+def test_folders_of_splits_are_found_in_any_case_and_one_level_down(pictures, load, names):
+    train, test = names
+    root = pictures({f"{train}/cat": 4, f"{train}/dog": 4, f"{test}/cat": 3, f"{test}/dog": 3})
+    (root / "labels").mkdir()
+    (root / "labels" / "000.txt").write_text("0 0.5 0.5 1 1")
+    found = load(folder(root))
+    assert found.class_names == ("cat", "dog")
+    assert counted(found) == {"train": 6, "validation": 2, "test": 6}
+
+
+def test_all_images_may_be_divided_anew(pictures, load):
+    root = pictures({"train/cat": 10, "train/dog": 10, "test/cat": 10, "test/dog": 10})
+    found = load(folder(root, layout="pooled"))
+    assert counted(found) == {"train": 28, "validation": 6, "test": 6}
+    assert {name.partition("/")[0] for name in found.train.names} == {"train", "test"}
+
+
+def test_classes_may_be_called_like_splits(pictures, load):
+    root = pictures({"train/steam": 4, "car/small": 4})
+    assert load(folder(root, layout="classes")).class_names == ("car", "train")
+
+
+def test_a_folder_of_images_is_a_class_whatever_it_is_called(pictures, load):
+    assert load(folder(pictures({"train": 4, "car": 4}))).class_names == ("car", "train")
+
+
+def test_a_table_with_validation_rows_alone_is_taken_alike(table, load):
+    lines = [f"all/{number:03d}.png,{name},{'val' if number > 9 else 'train'}"
+             for number, name in enumerate(("cat", "dog") * 6)]  # fmt: skip
+    found = load(labelled(table(lines, "file,class,split")))
+    assert counted(found)["test"] == 2
+    assert "validation is tested on" in found.summary

@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 
@@ -94,7 +95,9 @@ def test_eight_processes_may_meet_a_fresh_database(tmp_path):
     assert set(answers) == {"1"}
 
 
-def test_pages_are_those_that_the_ui_understands(tmp_path):
-    page = tracking.connect(None, str(tmp_path)).page("1", "abc", charts=True)
-    assert page.startswith("http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&searchFilter=tags")
-    assert page.endswith("&orderByKey=metrics.%60test_accuracy%60&orderByAsc=false&compareRunsMode=CHART")
+def test_a_command_in_a_description_is_short_lines_that_a_shell_takes_as_one():
+    command = "python train.py -m " + " ".join(f"'group{number}.key=some value {number}'" for number in range(20))
+    fence, *lines, end = tracking.code(command).splitlines()
+    assert (fence, end) == ("```", "```")
+    assert max(map(len, lines)) <= 64
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)

@@ -32,7 +32,7 @@ def test_a_sweep_is_one_parent_with_its_runs_nested(command, client, tmp_path):
     assert status == 0, err
     assert "[4/4] unfreeze=3 fraction=100 · finetune 1/1 · loss" in out
     assert "#/experiments/1/runs?workflowType=machine_learning" in out
-    for words in ("4 runs", "unfreeze", "fraction", "validation accuracy", "test accuracy", "seconds"):
+    for words in ("4 runs", "unfreeze", "fraction", "validation accuracy", "test accuracy", "wall time"):
         assert words in out
     (parent,) = sweeps_of(client())
     assert parent.info.status == "FINISHED"
@@ -97,7 +97,14 @@ def test_metrics_run_on_across_stages(finished):
     rates = [point.value for point in client.get_metric_history(run.info.run_id, "learning_rate")]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4])
     last = run.data.metrics
-    for name in ("test_loss", "test_accuracy", "test_macro_f1", "seconds", "images_per_second", "trainable_parameters"):
+    for name in (
+        "test_loss",
+        "test_accuracy",
+        "test_macro_f1",
+        "wall_seconds",
+        "images_per_second",
+        "trainable_parameters",
+    ):
         assert name in last
     assert last["kept_val_loss"] == min(
         [point.value for point in client.get_metric_history(run.info.run_id, "val_loss")][2:]
@@ -198,7 +205,7 @@ def test_kept_activations_and_repetition_change_no_bit(command, client):
 def test_a_run_that_fails_leaves_the_others_alone(command, client):
     status, out, err = command("-m", *TINY, "unfreeze=0,999")
     assert status == 1
-    assert "FAILED: unfreeze=999 is beyond mobilenet" in err
+    assert "✗ [2/2] unfreeze=999 · failed: unfreeze=999 is beyond mobilenet" in out
     assert "Traceback" not in err
     assert "2 unfreeze=999 FAILED: unfreeze=999 is beyond" in out
     (parent,) = sweeps_of(client())
@@ -229,7 +236,7 @@ def test_a_sweep_with_a_wrong_value_starts_nothing(command, tmp_path):
         (["dataset=folder", "dataset.path=/nowhere", "weights=random"], "/nowhere is not a folder"),
         (["weights=file", "weights.path=/nowhere.h5"], "/nowhere.h5 is not a file"),
         (["tracking.uri=nonsense"], "tracking.uri=nonsense is no tracking store"),
-        (["backbone.name=NoNet"], "no network backbone.name=NoNet"),
+        (["backbone.name=NoNet"], "backbone.name=NoNet is not a Keras Applications model"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence_and_the_status_is_1(command, overrides, words):
@@ -322,7 +329,7 @@ def test_ctrl_c_on_the_command_itself(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert err.endswith("Interrupted.\n")
+    assert err.endswith("Interrupted; the same command resumes it.\n")
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
     assert client.search_runs(["1"])[0].info.status == "KILLED"
 
@@ -431,3 +438,106 @@ def test_class_weights_make_another_stage_and_folds_another_test(command, client
     assert plain.inputs.dataset_inputs[0].dataset.digest == balanced.inputs.dataset_inputs[0].dataset.digest
     assert plain.inputs.dataset_inputs[0].dataset.digest != fold.inputs.dataset_inputs[0].dataset.digest
     assert 0 <= plain.data.metrics["waiting_share"] <= 1
+
+
+def test_a_refused_value_names_the_key_and_no_run(command):
+    status, out, err = command(*TINY, "unfreeze=-1")
+    assert (status, err) == (1, "unfreeze=-1 is not allowed; give a number of layers from 0 up, or all\n")
+    assert "✗" not in out
+
+
+def test_a_dataset_that_cannot_be_used_ends_a_sweep_before_anything_is_recorded(command, pictures, tmp_path):
+    root = pictures({"cat": 6, "dog": 6})
+    (root / "cat" / "000.png").write_bytes(b"no picture")
+    own = [each for each in TINY if not each.startswith("dataset.")]
+    status, out, err = command("-m", *own, "dataset=folder", f"dataset.path={root}", "unfreeze=0,3")
+    assert status == 1
+    assert err.count("cat/000.png: is no image of a known format") == 1
+    assert "✗" not in out
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert not list((tmp_path / "mlruns").glob("sweeps/*"))
+
+
+@pytest.fixture
+def worse_fine_tuning(command, client):
+    """A sweep whose fine-tuning makes things worse, as its rate is far too high: for each `evaluate` the run."""
+
+    def run(evaluate):
+        plan = [*TINY, "training.head.epochs=3", "training.finetune.learning_rate=10", "training.finetune.epochs=2"]
+        status, out, err = command(*plan, "unfreeze=3", f"training.evaluate={evaluate}")
+        assert status == 0, err
+        runs = client().search_runs(["1"])
+        return out, next(run for run in runs if run.data.params["with.training.evaluate"] == evaluate)
+
+    return run
+
+
+def test_where_fine_tuning_makes_it_worse_the_head_is_kept_and_that_is_said(worse_fine_tuning, command, client):
+    out, kept = worse_fine_tuning("best")
+    losses = [point.value for point in client().get_metric_history(kept.info.run_id, "val_loss")]
+    assert kept.data.metrics["kept_val_loss"] == min(losses) == min(losses[:3])
+    assert kept.data.metrics["kept_epoch"] == losses.index(min(losses))
+    assert kept.data.tags["thaw.kept_stage"] == "head"
+    assert "fine-tuning did not help" in out
+    said = "Fine-tuning did not lower the validation loss; the head's weights were kept"
+    assert said in out
+    assert kept.data.tags["thaw.note"] == said
+    assert said in kept.data.tags["mlflow.note.content"]
+    # The weights are those of the head alone, to the bit.
+    status, _, err = command(*TINY, "training.head.epochs=3", "unfreeze=0", "training.evaluate=best")
+    assert status == 0, err
+    alone = next(run for run in client().search_runs(["1"]) if run.data.params["unfreeze"] == "0")
+    assert alone.data.metrics["test_loss"] == kept.data.metrics["test_loss"]
+
+
+def test_the_last_stage_is_tested_when_asked_and_that_it_is_worse_is_said(worse_fine_tuning, client):
+    _, last = worse_fine_tuning("last_stage")
+    losses = [point.value for point in client().get_metric_history(last.info.run_id, "val_loss")]
+    assert last.data.metrics["kept_val_loss"] == min(losses[3:]) > min(losses)
+    assert last.data.tags["thaw.kept_stage"] == "finetune"
+    assert last.data.tags["thaw.note"].endswith("its weights were kept")
+
+
+def test_the_parent_says_what_its_runs_came_to(command, client):
+    assert command("-m", *TINY, "unfreeze=0,3")[0] == 0
+    (parent,) = sweeps_of(client())
+    runs = runs_of(client(), parent)
+    best = max(runs, key=lambda run: run.data.metrics["kept_val_accuracy"])
+    for key in ("kept_val_accuracy", "test_accuracy"):
+        assert parent.data.metrics[key] == best.data.metrics[key]
+    assert (parent.data.metrics["runs"], parent.data.metrics["finished_runs"]) == (2, 2)
+    assert parent.data.tags["swept.unfreeze"] == "0,3"
+    assert parent.data.tags["mlflow.note.content"].startswith("| # | unfreeze | validation accuracy |")
+    for run in runs:
+        assert "None" not in run.data.params.values()
+        assert run.info.end_time - run.info.start_time == pytest.approx(
+            1000 * run.data.metrics["wall_seconds"], abs=5000
+        )
+
+
+def test_the_device_and_the_store_are_said(command, tmp_path):
+    _, out, _ = command(*TINY, "unfreeze=0")
+    assert "Device: CPU, 2 threads" in out
+    assert f"Store: {tmp_path / 'mlruns'} holds" in out
+
+
+@pytest.mark.parametrize(("augmentation", "pictures_drawn"), [("none", 24), ("standard", 24)])
+def test_a_preview_draws_a_batch_and_trains_nothing(command, tmp_path, monkeypatch, augmentation, pictures_drawn):
+    from thaw.plots import predictions
+
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    real = predictions.batch
+    monkeypatch.setattr(predictions, "batch", lambda *arguments: drawn.append(arguments) or real(*arguments))
+    status, out, err = command(*TINY, f"augmentation={augmentation}", "--preview")
+    assert status == 0, err
+    ((rows, columns, title),) = drawn
+    assert sum(len(views) for _, views in rows) == pictures_drawn
+    assert {name for name, _ in rows} <= set("0123456789")
+    assert title == f"digits, 32 px, augmentation {augmentation}"
+    if augmentation == "standard":
+        assert columns == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
+        assert all((views[0] != views[1]).any() for _, views in rows)
+    assert (tmp_path / "preview.png").stat().st_size > 10_000
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert command("-m", *TINY, "unfreeze=0,3", "--preview")[2].startswith("--preview shows one run")

@@ -43,7 +43,8 @@ class Call:
 
     def __call__(self) -> dict | None:
         """Train; what the run came to, as the fields of its outcome."""
-        from thaw import runtime
+        from thaw import progress, runtime
+        from thaw.cli.terminal import Display
         from thaw.job import Outcome
 
         runtime.interruptible()
@@ -54,6 +55,12 @@ class Call:
         setup_globals()
         Singleton.set_state(self.singletons)
         HydraConfig.instance().set_config(self.config)
+        with Display(live=False) as display, progress.reporting_to(display):
+            self._run()
+        outcome = Outcome.left(Path(self.config.hydra.sweep.dir, str(self.config.hydra.job.num)))
+        return asdict(outcome) if outcome else None
+
+    def _run(self) -> None:
         run_job(
             hydra_context=self.context,
             task_function=self.function,
@@ -61,8 +68,6 @@ class Call:
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        outcome = Outcome.left(Path(self.config.hydra.sweep.dir, str(self.config.hydra.job.num)))
-        return asdict(outcome) if outcome else None
 
     def _bring_files(self) -> None:
         from thaw import durable
@@ -98,7 +103,8 @@ class ThawLauncher(Launcher):
         self.context, self.function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Train all of them; one that fails or is lost is told of when that happens."""
+        """Train all of them; results are reported as they come."""
+        from thaw import progress
         from thaw.engines import ENGINES
         from thaw.job import Job, Outcome
         from thaw.sweep import Sweep
@@ -115,6 +121,9 @@ class ThawLauncher(Launcher):
             jobs.append(Job.current(composed))
             calls.append(Call(self.context, self.function, composed, files))
         HydraConfig.instance().set_config(self.config)
+        display = progress.reporter()
+        if self.engine == "local":
+            display.stop()  # the workers write to the terminal
         for number, end in ENGINES[self.engine](calls, launch / self.engine, **self.settings):
             job = jobs[number]
             outcome = Outcome.left(job.launch)
@@ -123,9 +132,7 @@ class ThawLauncher(Launcher):
                 outcome = Outcome(**end) if isinstance(end, dict) else lost
                 job.launch.mkdir(exist_ok=True)
                 outcome.write(job.launch)
-            if self.engine != "local" or outcome.status in (
-                "LOST",
-                "KILLED",
-            ):  # else it has told of itself on this terminal
-                print(outcome.told(job.label), file=sys.stdout if outcome.error is None else sys.stderr, flush=True)
+            # A worker on this machine has reported its own end on this terminal, unless it died.
+            if self.engine != "local" or outcome.status in ("LOST", "KILLED"):
+                display.end_run(outcome.summary(job.label), trained=True)
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in jobs]

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,10 +21,15 @@ import numpy as np
 import tensorflow as tf
 from filelock import ReadWriteLock, Timeout
 
-from thaw import config, pipeline, signature
+from thaw import config, pipeline, progress, signature
 from thaw.data import Split
 from thaw.network import Cut, Depth, Network
 from thaw.pipeline import Views
+
+# Images that the frozen layers are computed for at a time. CPU kernels add up in another order for what is left of
+# blocks of 6 (AVX2) or 8 (AVX-512) pixels, and divide work among threads by its size. In batches of one size that both
+# divide, 24 or a multiple, an image has the same bits wherever it stands.
+FROZEN_BATCH = 48
 
 
 class Activations:
@@ -68,11 +74,11 @@ class Activations:
         kept = {}
         while not reason and len(kept) < len(numbers):
             number = numbers[len(kept)]
-            kept[number] = self._kept(cut, split, batch_size, views, number)
+            kept[number] = self._kept(cut, split, views, number)
             reason = None if kept[number] else "what others use now leaves no room"
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
-            split = self._decoded(split, batch_size) if len(epochs) > 1 else split
+            split = self._decoded(split) if len(epochs) > 1 else split
             images = pipeline.training_batches(split, self.network.size, batch_size, epochs, seed, views)
             return images if cut.frozen is None else self._online(cut, images)
         order = pipeline.orders(len(split), epochs, seed)
@@ -81,7 +87,7 @@ class Activations:
     def evaluation_batches(self, cut: Cut, split: Split, batch_size: int) -> tf.data.Dataset:
         """As `pipeline.evaluation_batches`, but of what crosses `cut` in place of images."""
         refused = self._refusal(cut, len(split), 1)
-        kept = None if refused else self._kept(cut, split, batch_size, pipeline.PLAIN, None)
+        kept = None if refused else self._kept(cut, split, pipeline.PLAIN, None)
         if kept is None:
             images = pipeline.evaluation_batches(split, self.network.size, batch_size)
             return images if cut.frozen is None else self._online(cut, images)
@@ -106,21 +112,17 @@ class Activations:
         values = sum(int(np.prod(tensor.shape[1:])) for tensor in cut.frozen.outputs)
         return values * np.dtype(self.settings.dtype).itemsize
 
-    def _kept(
-        self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None
-    ) -> list[np.ndarray] | None:
+    def _kept(self, cut: Cut, split: Split, views: Views, number: int | None) -> list[np.ndarray] | None:
         """What crosses `cut` for every image of `split`, computed first if it is not there.
-
-        It is computed in batches of the size that training has: another size may round otherwise.
 
         Returns:
             For each tensor a memory-mapped array (images, ...) of `settings.dtype`; None if there is no room.
         """
-        name = self._name(cut, split, batch_size, views, number)
-        computed = partial(self._computed, cut, split, batch_size, views, number)
-        return self._entry(name, len(split), self._width(cut), self.settings.dtype, computed)
+        name = self._name(cut, split, views, number)
+        computed = partial(self._computed, cut, split, views, number)
+        return self._entry(name, "frozen pass", len(split), self._width(cut), self.settings.dtype, computed)
 
-    def _decoded(self, split: Split, batch_size: int) -> Split:
+    def _decoded(self, split: Split) -> Split:
         """The same images as pixels that are kept, so that each file is decoded once; as they are without room."""
         width = self.network.size**2 * 3
         if isinstance(split.images, np.ndarray) or not self.settings.keep:
@@ -129,15 +131,15 @@ class Activations:
             return split
 
         def decoded() -> Iterator[tuple]:
-            for images, *_ in pipeline.evaluation_batches(split, self.network.size, batch_size):
+            for images, *_ in pipeline.evaluation_batches(split, self.network.size, FROZEN_BATCH):
                 yield ([images.numpy()],)
 
         parts = ["pixels", self.network.size, split.digest, signature.code()]
-        arrays = self._entry(_hash(parts), len(split), width, "uint8", decoded)
+        arrays = self._entry(_hash(parts), "decoding", len(split), width, "uint8", decoded)
         return replace(split, images=arrays[0]) if arrays else split
 
     def _entry(
-        self, name: str, images: int, width: int, dtype: str, computed: Callable[[], Iterator[tuple]]
+        self, name: str, what: str, images: int, width: int, dtype: str, computed: Callable[[], Iterator[tuple]]
     ) -> list[np.ndarray] | None:
         """The arrays of that name, computed first if they are not there; None if there is no room."""
         lock = ReadWriteLock(self.folder / "locks" / f"{name}.db")
@@ -155,22 +157,22 @@ class Activations:
                     batches = computed()  # which may keep an earlier cut's first
                     if not self._make_room(images * width / 1e9):
                         return None
-                    self._write(name, images, dtype, batches)
+                    self._write(name, what, images, dtype, batches)
 
-    def _computed(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> Iterator[tuple]:
+    def _computed(self, cut: Cut, split: Split, views: Views, number: int | None) -> Iterator[tuple]:
         """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
         # Rounded to float16 the arrays of an earlier cut would give other numbers than the images do.
         for earlier in self.earliest if self.settings.dtype == "float32" else []:
             between = self.network.between(earlier, cut) if earlier.before < cut.before else None
             if between is None or self._refusal(earlier, len(split), 1):
                 continue
-            arrays = self._kept(earlier, split, batch_size, views, number)
+            arrays = self._kept(earlier, split, views, number)
             if arrays:
                 batches = pipeline.array_batches(
-                    lambda _, arrays=arrays: arrays, split.labels, batch_size, [(0, np.arange(len(split)))]
+                    lambda _, arrays=arrays: arrays, split.labels, FROZEN_BATCH, [(0, np.arange(len(split)))]
                 )
                 return self._outputs(between, batches)
-        return self._outputs(cut.frozen, pipeline.view_batches(split, self.network.size, batch_size, views, number))
+        return self._outputs(cut.frozen, pipeline.view_batches(split, self.network.size, FROZEN_BATCH, views, number))
 
     def _online(self, cut: Cut, images: tf.data.Dataset) -> tf.data.Dataset:
         """Batches of images -> batches of what crosses `cut`, computed as they are asked for."""
@@ -188,14 +190,38 @@ class Activations:
     def _outputs(self, model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
         """What the model makes of each batch's inputs, with the labels and weights.
 
-        Not by `batches.map`: TensorFlow optimises functions inside a dataset otherwise, which moves the last bits.
+        It computes `FROZEN_BATCH` rows at a time, whatever size the batches have. Not by `batches.map`: TensorFlow
+        optimises functions inside a dataset otherwise, which moves the last bits.
         """
         if model not in self.traced:
             self.traced[model] = tf.function(lambda inputs: _widened(model(inputs, training=False)))
+        waiting: deque[tuple] = deque()  # labels and weights of batches whose outputs are not complete
+        rows: list[np.ndarray] = []  # inputs that are not computed yet, for each tensor
+        outputs: list[np.ndarray] = []  # and outputs that no batch has taken
         for inputs, labels, weights in batches:
-            yield [tensor.numpy() for tensor in self.traced[model](inputs)], labels, weights
+            waiting.append((labels, weights))
+            rows = _joined(rows, [each.numpy() for each in keras.tree.flatten(inputs)])
+            while len(rows[0]) >= FROZEN_BATCH:
+                outputs = _joined(outputs, self._chunk(model, [each[:FROZEN_BATCH] for each in rows]))
+                rows = [each[FROZEN_BATCH:] for each in rows]
+            while outputs and waiting and len(outputs[0]) >= len(waiting[0][0]):
+                yield [each[: len(waiting[0][0])] for each in outputs], *waiting[0]
+                outputs = [each[len(waiting[0][0]) :] for each in outputs]
+                waiting.popleft()
+        if waiting:
+            outputs = _joined(outputs, self._chunk(model, rows))
+        for labels, weights in waiting:
+            yield [each[: len(labels)] for each in outputs], labels, weights
+            outputs = [each[len(labels) :] for each in outputs]
 
-    def _name(self, cut: Cut, split: Split, batch_size: int, views: Views, number: int | None) -> str:
+    def _chunk(self, model: keras.Model, rows: list[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for up to `FROZEN_BATCH` rows, computed in a batch of just that size."""
+        count = len(rows[0])
+        filled = [np.resize(each, (FROZEN_BATCH, *each.shape[1:])) for each in rows] if count < FROZEN_BATCH else rows
+        inputs = [tf.constant(each) for each in filled]
+        return [each.numpy()[:count] for each in self.traced[model](inputs if len(inputs) > 1 else inputs[0])]
+
+    def _name(self, cut: Cut, split: Split, views: Views, number: int | None) -> str:
         layers = [layer.name for layer in self.network.backbone.model.layers]  # numbered by what else Keras has built
         parts = {
             "backbone": [self.network.backbone.model.name, self.network.backbone.digest],
@@ -208,7 +234,7 @@ class Activations:
             "kept": [
                 self.settings.dtype,
                 keras.config.dtype_policy().name,
-                batch_size,
+                FROZEN_BATCH,
                 tf.__version__,
                 keras.__version__,
                 signature.code(),
@@ -234,20 +260,22 @@ class Activations:
             shutil.rmtree(self.folder / name)
         shutil.rmtree(self.folder / f"{name}.partial", ignore_errors=True)
 
-    def _write(self, name: str, images: int, dtype: str, batches: Iterator[tuple]) -> None:
+    def _write(self, name: str, what: str, images: int, dtype: str, batches: Iterator[tuple]) -> None:
         place = self.folder / f"{name}.partial"
         place.mkdir()
         arrays: list[np.memmap] = []
         done = 0
-        for tensors, *_ in batches:
-            if not arrays:
-                arrays = [
-                    np.lib.format.open_memmap(place / f"{n}.npy", "w+", dtype, (images, *each.shape[1:]))
-                    for n, each in enumerate(tensors)
-                ]
-            for array, tensor in zip(arrays, tensors, strict=True):
-                array[done : done + len(tensor)] = tensor[: images - done]
-            done += len(tensors[0])
+        with progress.reporter().step(what, images, "images") as step:
+            for tensors, *_ in batches:
+                if not arrays:
+                    arrays = [
+                        np.lib.format.open_memmap(place / f"{n}.npy", "w+", dtype, (images, *each.shape[1:]))
+                        for n, each in enumerate(tensors)
+                    ]
+                for array, tensor in zip(arrays, tensors, strict=True):
+                    array[done : done + len(tensor)] = tensor[: images - done]
+                step.advance(min(len(tensors[0]), images - done))
+                done += len(tensors[0])
         for array in arrays:
             array.flush()
         files = [f"{n}.npy" for n in range(len(arrays))]
@@ -274,6 +302,12 @@ class Activations:
             except (Timeout, RuntimeError, FileNotFoundError):  # in use, or another process has just removed it
                 continue
         return total <= self.settings.max_gigabytes
+
+
+def _joined(rows: list[np.ndarray], more: list[np.ndarray]) -> list[np.ndarray]:
+    if not rows or not len(rows[0]):
+        return more
+    return [np.concatenate(each) for each in zip(rows, more, strict=True)]
 
 
 def _widened(outputs) -> list[tf.Tensor]:

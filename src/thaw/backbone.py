@@ -12,7 +12,7 @@ from types import ModuleType
 import keras
 import numpy as np
 
-from thaw import config, downloads
+from thaw import config, downloads, progress
 from thaw.config import nearest
 from thaw.errors import ThawError
 
@@ -96,7 +96,7 @@ def application(name: str) -> tuple[ModuleType, Callable[..., keras.Model]]:
         if callable(value) and attribute[0].isupper()
     }
     if name not in found:
-        raise ThawError(f"Keras Applications has no network backbone.name={name}{nearest(name, sorted(found))}")
+        raise ThawError(f"backbone.name={name} is not a Keras Applications model{nearest(name, sorted(found))}")
     return found[name], getattr(found[name], name)
 
 
@@ -115,7 +115,7 @@ def _imagenet(
         if not any(sign in reason for sign in ("URL fetch failure", "Incomplete or corrupted", "timed out")):
             raise
         if fall_back:
-            _warn(constructor.__name__, reason)
+            _warn(reason if downloads.reachable(downloads.KERAS_HOST) else f"{downloads.KERAS_HOST} is not reachable")
             return "random", None
         raise ThawError(
             f"weights=imagenet cannot be downloaded ({reason}); connect once, or give weights=file "
@@ -124,12 +124,11 @@ def _imagenet(
 
 
 @cache
-def _warn(name: str, reason: str) -> None:
-    """Say once in a process, and loudly, that results will not be those of a pretrained network."""
-    print(
-        f"WARNING: ImageNet weights cannot be had here, so {name} starts from RANDOM weights; its results say nothing "
-        f"about pretrained ones ({reason})",
-        flush=True,
+def _warn(reason: str) -> None:
+    """Warn once per process that results are not those of a pretrained network."""
+    progress.reporter().announce(
+        f"WARNING: ImageNet weights cannot be downloaded ({reason}); networks start from RANDOM weights, and their "
+        "results say nothing about pretrained ones."
     )
 
 
@@ -152,7 +151,7 @@ def _set_statistics(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
     usual = [layer.momentum for layer in normalisations], [layer.rate for layer in dropouts]
     for layer in dropouts:
         layer.rate = 0.0
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(progress.counted(batches, "batch-norm statistics", None, "batches")):
         for layer in normalisations:
             layer.momentum = number / (number + 1)  # makes the moving average a plain mean
         model(batch, training=True)

@@ -167,7 +167,7 @@ def main() -> int:
     for line in balance(dataset.class_names, labels):
         shown.add_row(*map(Text, line))
     console.print(shown)
-    console.print(dataset.told, markup=False)
+    console.print(dataset.summary, markup=False)
     for name, reason in sorted(dataset.left_out.items()):
         if reason != CLASS_LEFT_OUT:
             console.print(f"  {name}: {reason}", markup=False)

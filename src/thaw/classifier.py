@@ -10,13 +10,15 @@ import numpy as np
 import tensorflow as tf
 from mlflow.entities import Run
 
-from thaw import decoding, prediction
+from thaw import decoding, prediction, progress, records
 from thaw.errors import ThawError
 from thaw.pipeline import EVEN
+from thaw.plots import predictions
 from thaw.prediction import Picture
 from thaw.tracking import Store
 
 BATCH = 32
+DRAWN = 480  # px of the longer side of a picture as it is drawn
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,23 @@ class Answer:
 
     Attributes:
         name: of the picture.
-        pixels: uint8 (size, size, 3), as the model saw it.
+        photograph: uint8 (height, width, 3), the picture in its own shape, for people; None for more than are drawn.
         top: the most probable classes with their probabilities, the most probable first.
         truth: its class, where that is known to the model.
-        heat: float32 (size, size) in [0, 1], where the answer comes from; None if that was not asked.
+        of_truth: the probability of that class; 0 where it is not known.
+        heat: float32 (height, width) in [0, 1], where the answer comes from; None if that was not asked, or the picture
+            is one of more than are drawn.
     """
 
     name: str
-    pixels: np.ndarray
+    photograph: np.ndarray | None
     top: list[tuple[str, float]]
     truth: str | None
+    of_truth: float
     heat: np.ndarray | None
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """For people."""
         told = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
         if self.truth is None:
@@ -86,7 +91,7 @@ def load(store: Store, run: Run) -> Classifier:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise ThawError(f"The model of run {run.info.run_id} does not load safely ({reason})") from error
-    class_names = tuple(prediction.artifact(store.client, run, "classes.txt").splitlines())
+    class_names = tuple(records.artifact(store.client, run.info.run_id, "classes.txt").splitlines())
     return Classifier(model, class_names, model.input_shape[1], prediction.settings(store, run).dataset.max_megapixels)
 
 
@@ -100,9 +105,10 @@ def classify(
     """
     answers: list[Answer] = []
     unreadable: list[str] = []
-    for first in range(0, len(pictures), BATCH):
+    batches = [pictures[first : first + BATCH] for first in range(0, len(pictures), BATCH)]
+    for batch in progress.counted(batches, "predicting", len(batches), "batches"):
         read: list[tuple[Picture, np.ndarray]] = []
-        for picture in pictures[first : first + BATCH]:
+        for picture in batch:
             try:
                 read.append((picture, decoding.read(picture.source, classifier.size, classifier.megapixels)))
             except ThawError as error:
@@ -110,14 +116,22 @@ def classify(
         if not read:
             continue
         pixels = np.stack([each for _, each in read])
-        evened = np.resize(pixels, (len(read) + -len(read) % EVEN, *pixels.shape[1:])).astype(np.float32)
-        probabilities = classifier.model.predict(evened, BATCH, verbose=0)[: len(read)]
-        heats = grad_cam(classifier.model, pixels.astype(np.float32)) if explain else [None] * len(read)
-        for (picture, seen), row, heat in zip(read, probabilities, heats, strict=True):
+        padded = np.resize(pixels, (len(read) + -len(read) % EVEN, *pixels.shape[1:])).astype(np.float32)
+        probabilities = classifier.model.predict(padded, BATCH, verbose=0)[: len(read)]
+        explained = explain and len(answers) < predictions.MOST
+        heats = grad_cam(classifier.model, pixels.astype(np.float32)) if explained else [None] * len(read)
+        for (picture, _), row, heat in zip(read, probabilities, heats, strict=True):
             order = np.argsort(-row)[:top]
             truth = picture.truth if picture.truth in classifier.class_names else None
-            named = [(classifier.class_names[i], float(row[i])) for i in order]
-            answers.append(Answer(picture.name, seen, named, truth, heat))
+            of_truth = float(row[classifier.class_names.index(truth)]) if truth else 0.0
+            top_classes = [(classifier.class_names[i], float(row[i])) for i in order]
+            drawn = len(answers) < predictions.MOST
+            photograph = decoding.photograph(picture.source, DRAWN) if drawn else None
+            if drawn and heat is not None:
+                heat = (
+                    tf.image.resize(heat[..., np.newaxis], photograph.shape[:2], "bicubic")[..., 0].numpy().clip(0, 1)
+                )
+            answers.append(Answer(picture.name, photograph, top_classes, truth, of_truth, heat))
     return answers, unreadable
 
 
@@ -129,7 +143,7 @@ def grad_cam(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
         pixels: float32 (pictures, size, size, 3) in [0, 255].
 
     Returns:
-        float32 (pictures, size, size) in [0, 1].
+        float32 (pictures, height, width) in [0, 1], as large as the feature maps.
     """
     pooling = model.get_layer("pooling")
     head = model.layers[model.layers.index(pooling) :]
@@ -143,4 +157,4 @@ def grad_cam(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     weights = tf.reduce_mean(tape.gradient(score, features), axis=(1, 2), keepdims=True)
     heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1, keepdims=True))
     heat /= tf.reduce_max(heat, axis=(1, 2, 3), keepdims=True) + 1e-12
-    return tf.image.resize(heat, pixels.shape[1:3])[..., 0].numpy()
+    return heat[..., 0].numpy()

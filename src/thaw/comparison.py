@@ -1,11 +1,11 @@
-"""Recorded runs side by side: what varies, how good each variant is and how sure that is, and what differs for real.
+"""Recorded runs side by side: what varies, how good each variant is, and which differences are real.
 
-Read from MLflow alone; nothing here needs TensorFlow.
+Variants are ordered by validation accuracy and tested on the test images. Reads MLflow only; TensorFlow is not needed.
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -14,12 +14,13 @@ from mlflow import MlflowClient
 from thaw import grouping, records, statistics
 from thaw.config import nearest
 from thaw.errors import ThawError
-from thaw.grouping import SHORT, Key, Variant, choices
+from thaw.grouping import CHOOSING, REPORTED, SHORT, Key, Variant, choices
 from thaw.records import Run
 from thaw.statistics import Interval
 from thaw.tracking import Store
 
 TESTED = 4  # of the best variants, each against each other
+SMALLEST = 0.001  # difference for which it is worth saying what would show it
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Difference:
         by: how much better, with its interval.
         test: what was tested, in words.
         p_value: of no difference.
-        corrected: the same for being one of several (Holm).
+        needs: what would show a difference of that size, in words; nothing where that is not known.
+        corrected: the p-value corrected for being one of several (Holm).
     """
 
     better: Variant
@@ -40,18 +42,85 @@ class Difference:
     by: Interval
     test: str
     p_value: float
+    needs: str = ""
     corrected: float = field(default=1.0)
 
     @property
-    def words(self) -> str:
+    def is_real(self) -> bool:
+        """Whether the test shows a difference."""
+        return self.corrected < 1 - statistics.LEVEL
+
+    @property
+    def summary(self) -> str:
         """What the numbers allow to say."""
         points = f"{100 * self.by.value:+.1f} points"
         if self.by.low < self.by.high:
             points += f", 95 % from {100 * self.by.low:+.1f} to {100 * self.by.high:+.1f}"
-        told = f"{points}; {self.test}, p {_p(self.p_value)}, corrected {_p(self.corrected)}"
-        if self.corrected < 1 - statistics.LEVEL:
-            return f"{self.better.name} is better than {self.other.name} ({told})"
-        return f"{self.better.name} and {self.other.name} are not distinguishable ({told})"
+        numbers = f"{points}; {self.test}, p {_p(self.p_value)}, corrected {_p(self.corrected)}"
+        if self.is_real:
+            return f"{self.better.name} is better than {self.other.name} ({numbers})"
+        needs = f"; {self.needs}" if self.needs else ""
+        return f"{self.better.name} and {self.other.name} are not distinguishable ({numbers}{needs})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says of one choice.
+
+    Attributes:
+        key: the parameter.
+        variant: with the choice that is asked about.
+        baseline: what it is held against.
+        difference: between the two.
+    """
+
+    key: str
+    variant: Variant
+    baseline: Variant
+    difference: Difference
+
+    @property
+    def summary(self) -> str:
+        """One sentence that answers the question, without the statistics."""
+        sign = 1 if self.difference.better is self.variant else -1
+        value, low, high = (sign * 100 * each for each in _ends(self.difference.by, sign))
+        points = f"{value:+.1f} points"
+        if low < high:
+            points += f" ({low:+.1f} to {high:+.1f})"
+        costs = [each.mean("training_seconds") for each in (self.variant, self.baseline)]
+        cost = ""
+        if all(costs) and not 0.95 < costs[0] / costs[1] < 1.05:
+            cost = f", {costs[0] / costs[1]:.2g} times the training time"
+        chosen, held = self.variant.values[self.key], self.baseline.values[self.key]
+        claim = ("hurts", "", "helps")[self.difference.is_real * sign + 1]
+        return f"{_claim(self.key, chosen, held, claim)} {points}{cost}{self._context()}"
+
+    def _context(self) -> str:
+        """What both have in common, where more than this key varies."""
+        same = {key: value for key, value in self.variant.values.items() if key != self.key}
+        if not same or any(self.baseline.values[key] != value for key, value in same.items()):
+            return ""
+        return f", with {grouping.named(same)}"
+
+
+def _claim(key: str, chosen: str, held: str, claim: str) -> str:
+    if key == "unfreeze":
+        layers = f"{chosen} layers"
+        what = "unfreezing" if held == "0" else f"unfreezing more than {held} layers"
+    elif key == "fraction":
+        layers, what = f"{chosen} % of the training images", f"more data than {held} %"
+    elif key == "augmentation" and held == "none":
+        layers, what = chosen, "augmentation"
+    elif claim:
+        better, worse = (chosen, held) if claim == "helps" else (held, chosen)
+        return f"{key}: {better} is better than {worse}; {chosen}"
+    else:
+        return f"No difference shown between {key} {chosen} and {held}: {chosen}"
+    return f"{what[0].upper()}{what[1:]} {claim}: {layers}" if claim else f"No gain shown from {what}: {layers}"
+
+
+def _ends(by: Interval, sign: int) -> tuple[float, float, float]:
+    return (by.value, by.low, by.high) if sign > 0 else (by.value, by.high, by.low)
 
 
 @dataclass(frozen=True)
@@ -61,45 +130,65 @@ class Comparison:
     Attributes:
         experiment: its name.
         question: that its newest sweep asks, or nothing.
-        metric: what variants are ordered by.
-        varied: the keys that vary between them.
-        left_open: the keys that vary within them.
+        order_by: the metric that orders the variants.
+        metric: of their scores.
+        varied: the keys that vary between variants.
+        averaged_over: the keys that vary within them.
         variants: best first.
         others: runs that are not finished, or did not record the metric.
-        differences: between the best.
-        unpaired: why some of the best were not tested against each other; nothing if all were.
+        verdicts: what the differences say of each choice.
+        differences: between the best, and to the simplest.
+        unpaired: why some were not tested against each other; nothing if all were.
     """
 
     experiment: str
     question: str
+    order_by: str
     metric: str
     varied: list[str]
-    left_open: list[str]
+    averaged_over: list[str]
     variants: list[Variant]
     others: list[Run]
+    verdicts: list[Verdict]
     differences: list[Difference]
     unpaired: str
 
+    @property
+    def runs(self) -> list[Run]:
+        """All that are compared."""
+        return [run for variant in self.variants for run in variant.runs]
 
-def compare(store: Store, experiment: str | None, metric: str, by: list[str], runs: list[str]) -> Comparison:
+
+def compare(
+    store: Store,
+    experiment: str | None,
+    metric: str = CHOOSING,
+    by: list[str] | None = None,
+    runs: list[str] | None = None,
+    against: str | None = None,
+) -> Comparison:
     """Compare the runs of an experiment, or some of them.
 
     Args:
         store: to read from.
         experiment: its name; None for the one with the newest run.
-        metric: that says which is better, as recorded.
+        metric: that says which is better, as recorded. By default validation accuracy, so that nothing is chosen on
+            the test images; the scores are then those of the test.
         by: the keys whose values make a variant; none: all that vary.
         runs: the ids of those to compare; none: all.
+        against: KEY=VALUE of the variants that the others are tested against; None: the best against each other and
+            against the simplest.
 
     Raises:
-        ThawError: there is no such experiment, run, metric or key, or nothing is finished.
+        ThawError: there is no such experiment, run, metric, key or value, or nothing is finished.
     """
     name, number = records.experiment(store.client, experiment)
-    found = _distinct(records.runs(store, number))
-    if unknown := set(runs) - {run.id for run in found}:
+    recorded = _distinct(records.runs(store, number))
+    if unknown := set(runs or []) - {run.id for run in recorded}:
         raise ThawError(f"The experiment {name} has no run {', '.join(sorted(unknown))}; give ids as MLflow shows them")
-    chosen = [run for run in found if not runs or run.id in runs]
-    finished = [run for run in chosen if run.status == "FINISHED" and metric in run.metrics]
+    chosen = [run for run in recorded if not runs or run.id in runs]
+    reported = REPORTED if metric == CHOOSING else metric
+    finished = [run for run in chosen if run.status == "FINISHED" and {metric, reported} <= set(run.metrics)]
     if not finished:
         known = sorted({key for run in chosen for key in run.metrics})
         if any(run.status == "FINISHED" for run in chosen):
@@ -109,13 +198,70 @@ def compare(store: Store, experiment: str | None, metric: str, by: list[str], ru
     if unknown := [key for key in varied if not any(key in run.params for run in finished)]:
         keys = sorted({key for run in finished for key in run.params})
         raise ThawError(f"The runs of {name} have no parameter {unknown[0]}{nearest(unknown[0], keys)}")
-    variants = grouping.grouped(finished, varied, metric)
-    varying = grouping.varied(finished)
-    left_open = [key for key in varying if any(len(choices(each.runs, [key])) > 1 for each in variants)]
-    differences, unpaired = _differences(store.client, variants[:TESTED], left_open, metric)
+    variants = grouping.grouped(finished, varied, metric, reported)
+    averaged_over = [
+        key for key in grouping.varied(finished) if any(len(choices(each.runs, [key])) > 1 for each in variants)
+    ]
+    asked = [*_asked(variants, varied, against)]
+    pairs = []
+    if against is None:
+        simplest = min(variants, key=grouping.simplicity)
+        best = variants[:TESTED]
+        pairs = [*itertools.combinations(best, 2), *((each, simplest) for each in best if each is not simplest)]
+    pairs += [(variant, baseline) for _, variant, baseline in asked]
+    differences, unpaired = _differences(store.client, pairs, averaged_over, reported)
+    tested = {_pair(each.better, each.other): each for each in differences}
+    verdicts = [Verdict(*each, tested[_pair(*each[1:])]) for each in asked if _pair(*each[1:]) in tested]
     others = [run for run in chosen if run not in finished]
-    question = records.question(store.client, number)
-    return Comparison(name, question, metric, varied, left_open, variants, others, differences, unpaired)
+    return Comparison(
+        name, records.question(store.client, number), metric, reported, varied, averaged_over, variants, others,
+        verdicts, differences, unpaired,
+    )  # fmt: skip
+
+
+def _asked(variants: list[Variant], varied: list[str], against: str | None) -> Iterator[tuple[str, Variant, Variant]]:
+    """For each key that varies the variant that its verdict is about, and what that is held against.
+
+    Raises:
+        ThawError: `against` names no key or value that varies.
+    """
+    if against is not None:
+        key, _, value = against.partition("=")
+        if key not in varied:
+            raise ThawError(
+                f"--against {against}: what varies is {', '.join(varied) or 'nothing'}; give KEY=VALUE of it"
+            )
+        known = grouping.ordered(variant.values[key] for variant in variants)
+        if value not in known:
+            raise ThawError(f"--against {against}: there is no such value; {key} is {', '.join(known)}")
+        others = [each for each in variants if each.values[key] != value]
+        for variant in others[:TESTED]:
+            baselines = [each for each in variants if each.values[key] == value]
+            yield key, variant, _counterpart(variant, baselines, key) or baselines[0]
+        return
+    for key in varied:
+        values = grouping.ordered(variant.values[key] for variant in variants)
+        plain = {"unfreeze": values[0], "fraction": values[0], "augmentation": "none"}.get(key)
+        if plain in values:
+            baselines = [each for each in variants if each.values[key] == plain]
+            found = (
+                (key, variant, baseline)
+                for variant in variants
+                if variant.values[key] != plain and (baseline := _counterpart(variant, baselines, key))
+            )
+        else:
+            found = ((key, variants[0], each) for each in variants if each.values[key] != variants[0].values[key])
+        yield from itertools.islice(found, 1)
+
+
+def _counterpart(variant: Variant, baselines: list[Variant], key: str) -> Variant | None:
+    """The baseline that differs from the variant in that key alone."""
+    wanted = {**variant.values, key: None}
+    return next((each for each in baselines if {**each.values, key: None} == wanted), None)
+
+
+def _pair(one: Variant, other: Variant) -> frozenset[int]:
+    return frozenset((id(one), id(other)))
 
 
 def _distinct(runs: list[Run]) -> list[Run]:
@@ -132,53 +278,60 @@ def _distinct(runs: list[Run]) -> list[Run]:
 
 
 def _differences(
-    client: MlflowClient, best: list[Variant], left_open: list[str], metric: str
+    client: MlflowClient, pairs: list[tuple[Variant, Variant]], averaged_over: list[str], metric: str
 ) -> tuple[list[Difference], str]:
-    """The best against each other, each pair on the same test images."""
-    if metric != "test_accuracy":
-        return [], f"only test_accuracy is tested for differences, not {metric}"
+    """Each pair once, on the same test images; and why some were not tested."""
+    if metric != REPORTED:
+        return [], f"only {REPORTED} is tested for differences, not {metric}"
     answers = cache(lambda run: _answers(client, run))
     found, unpaired = [], []
-    for first, second in itertools.combinations(best, 2):
-        difference = _difference(first, second, left_open, answers)
+    for first, second in {_pair(*each): each for each in pairs}.values():
+        difference = _difference(first, second, averaged_over, answers)
         if difference:
             found.append(difference)
         else:
             unpaired.append(f"{first.name} and {second.name}")
     corrected = statistics.holm([each.p_value for each in found]) if found else []
     more = f" and {len(unpaired) - 1} other pairs" if len(unpaired) > 1 else ""
-    what = f"the same images with the same {', '.join(left_open)}" if left_open else "the same images"
-    told = f"not tested on {what}: {unpaired[0]}{more}" if unpaired else ""
-    return [
-        Difference(each.better, each.other, each.by, each.test, each.p_value, value)
-        for each, value in zip(found, corrected, strict=True)
-    ], told
+    what = f"the same images with the same {', '.join(averaged_over)}" if averaged_over else "the same images"
+    reason = f"not tested on {what}: {unpaired[0]}{more}" if unpaired else ""
+    return [replace(each, corrected=value) for each, value in zip(found, corrected, strict=True)], reason
 
 
 def _difference(
-    first: Variant, second: Variant, left_open: list[str], answers: Callable[[str], dict]
+    first: Variant, second: Variant, averaged_over: list[str], answers: Callable[[str], dict]
 ) -> Difference | None:
     """Over the seeds or folds that both have, if there are two; else over the test images of one run each."""
     one, other = grouping.by_split(first.runs), grouping.by_split(second.runs)
-    shared = [key for key in one if key in other and choices(one[key], left_open) == choices(other[key], left_open)]
+    shared = [
+        key for key in one if key in other and choices(one[key], averaged_over) == choices(other[key], averaged_over)
+    ]
     folds = [key for key in shared if key[1]]
     seeds = list({seed: (seed, *rest) for seed, *rest in shared}.values())
+    mixed = first.mixed or second.mixed
     if len({fold for _, fold, _ in folds}) > 1:
         # As many test images for each training image as the fewest folds leave.
         overlap = max(1 / (int(run.params["dataset.folds"]) - 1) for key in folds for run in one[key])
-        by, p_value = statistics.over_seeds(*_accuracies(folds, one, other), overlap)
-        return _ordered(first, second, by, _paired(by, f"{len(folds)} folds", ", corrected"), p_value)
+        by, p_value = statistics.paired_t_test(*_accuracies(folds, one, other), overlap)
+        return _ordered(first, second, by, _t_test(by, f"{len(folds)} folds", ", corrected"), p_value)
     if len(seeds) > 1:
-        by, p_value = statistics.over_seeds(*_accuracies(seeds, one, other))
         both = " that both have" if len(seeds) < max(len(_seeds(first)), len(_seeds(second))) else ""
-        return _ordered(first, second, by, _paired(by, f"{len(seeds)} seeds{both}"), p_value)
-    if first.mixed or second.mixed:
+        over = f"{len(seeds)} seeds{both}"
+        said = [[answers(variant[key][0].id) for key in seeds] for variant in (one, other)]
+        if not mixed and all(a and a.keys() == b.keys() for a, b in zip(*said, strict=True)):
+            found = statistics.two_level(*said)
+            images = len({image for each in said[0] for image in each})
+            test = f"bootstrap over {over} and {images:,} images"
+            return _ordered(first, second, found.by, test, found.p_value, _needs_more(found, len(seeds), images))
+        by, p_value = statistics.paired_t_test(*_accuracies(seeds, one, other))
+        return _ordered(first, second, by, _t_test(by, over), p_value)
+    if mixed:
         return None
     same = [(one[key][0], other[key][0]) for key in shared]
     same += [
         (run, another)
         for run, another in itertools.product(first.runs, second.runs)
-        if run.images == another.images and choices([run], left_open) == choices([another], left_open)
+        if run.images == another.images and choices([run], averaged_over) == choices([another], averaged_over)
     ]
     if not same:
         return None
@@ -188,18 +341,43 @@ def _difference(
     right = [np.array([each[name] for name in sorted(each)]) for each in said]
     each = " of one run each" if len(first.runs) > 1 or len(second.runs) > 1 else ""
     test = f"exact McNemar test on {len(said[0])} images{each}"
-    return _ordered(first, second, statistics.difference(*right), test, statistics.mcnemar(*right))
+    by = statistics.difference(*right)
+    variance = float(np.var(right[0].astype(float) - right[1])) / len(right[0])
+    needs = _needs_images(by.value, statistics.images_needed(by.value, variance), len(right[0]))
+    return _ordered(first, second, by, test, statistics.mcnemar(*right), needs)
 
 
-def _ordered(first: Variant, second: Variant, by: Interval, test: str, p_value: float) -> Difference:
+def _needs_images(difference: float, times: float | None, images: int) -> str:
+    """How many test images would show a difference, in words; nothing where none would, or it is next to nothing."""
+    if times is None or abs(difference) < SMALLEST:
+        return ""
+    return f"{100 * abs(difference):.1f} points would need about {_rounded(times * images)} test images"
+
+
+def _needs_more(found: statistics.TwoLevel, seeds: int, images: int) -> str:
+    """How many seeds or test images would show a difference, in words."""
+    difference = found.by.value
+    times = statistics.images_needed(difference, found.images, found.seeds / seeds)
+    count = statistics.seeds_needed(difference, found, seeds)
+    if abs(difference) < SMALLEST or (times is None and count is None):
+        return ""
+    wanted = [f"{count} seeds"] * (count is not None) + [f"{_rounded((times or 0) * images)} test images"] * bool(times)
+    return f"{100 * abs(difference):.1f} points would need about {' or '.join(wanted)}"
+
+
+def _rounded(count: float) -> str:
+    return f"{float(f'{count:.2g}'):,.0f}"
+
+
+def _ordered(first: Variant, second: Variant, by: Interval, test: str, p_value: float, needs: str = "") -> Difference:
     """The difference with the better one first: on what both were tested on it may be another than in all."""
     if by.value < 0:
-        return Difference(second, first, Interval(-by.value, -by.high, -by.low), test, p_value)
-    return Difference(first, second, by, test, p_value)
+        return Difference(second, first, Interval(-by.value, -by.high, -by.low), test, p_value, needs)
+    return Difference(first, second, by, test, p_value, needs)
 
 
-def _paired(by: Interval, over: str, corrected: str = "") -> str:
-    """What `statistics.over_seeds` tested with, and whether that was corrected."""
+def _t_test(by: Interval, over: str, corrected: str = "") -> str:
+    """What `statistics.paired_t_test` tested with, and whether that was corrected."""
     return f"paired t-test over {over}{corrected}" if by.low < by.high else f"sign test over {over}"
 
 

@@ -51,7 +51,10 @@ class Columns(Section):
 class Dataset(Section):
     """The pictures; `image_size` in px a side, null for the backbone's own.
 
-    With `fold` all images are divided into `folds` parts of each class, and that one, counted from 0, is tested on.
+    `layout` says what folders (or values of a column) named like splits mean: `auto`: the splits, where the only
+    held-out one is the test split; `validation`: `val/` is for validation, test images are divided from `train/`;
+    `pooled`: all images are divided anew; `classes`: they are classes. With `fold`, stratified k-fold over all images;
+    `fold` (0-based) is the test fold.
     """
 
     source: str
@@ -62,6 +65,7 @@ class Dataset(Section):
     url: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     image_size: int | None = Field(ge=1)
+    layout: Literal["auto", "validation", "pooled", "classes"] = "auto"
     images_per_class: int | None = Field(ge=1)
     on_bad: Literal["error", "skip"]
     max_megapixels: float = Field(gt=0)
@@ -111,13 +115,17 @@ class Stage(Section):
 
 
 class Training(Section):
-    """Both stages, and which epoch's weights each hands on."""
+    """Both stages, and whose weights are tested.
+
+    `evaluate`: `best`: the epoch with the lowest validation loss of all stages; `last_stage`: the best epoch of the
+    last stage; `last`: its last epoch. Each stage hands on its best epoch, or with `last` its last one.
+    """
 
     batch_size: int = Field(ge=1)
     class_weights: Literal["balanced"] | None
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     strategy: Literal["auto", "single", "mirrored"]
-    evaluate: Literal["best", "last"]
+    evaluate: Literal["best", "last_stage", "last"]
     head: Stage
     finetune: Stage
 

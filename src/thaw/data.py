@@ -16,6 +16,7 @@ import numpy as np
 
 from thaw import check, config
 from thaw.errors import ThawError
+from thaw.listing import Listing
 from thaw.sources import SOURCES
 
 HELD_OUT = 0.15  # of the images of a class, for the validation and for the test split each
@@ -67,7 +68,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Class names in the order of the labels, the three splits, and what was left out, by name, with the reason."""
+    """A dataset, checked and divided.
+
+    Attributes:
+        name: of the dataset.
+        class_names: in the order of the labels.
+        train, validation, test: the splits.
+        left_out: what cannot be used, by name, with the reason.
+        layout: how the source's splits were taken where that is not obvious; else nothing.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -75,6 +84,7 @@ class Dataset:
     validation: Split
     test: Split
     left_out: dict[str, str] = field(default_factory=dict)
+    layout: str = ""
 
     def digest(self) -> str:
         """A short hash of every image's name, class and split."""
@@ -86,18 +96,19 @@ class Dataset:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
     @property
-    def told(self) -> str:
-        """How large it is and how even, in one sentence."""
+    def summary(self) -> str:
+        """How large it is and how even, in a sentence or two."""
         counts = np.bincount(self.train.labels, minlength=len(self.class_names))
         least, most = counts.min(), counts.max()
         each = f"{least} to {most}" if least < most else str(least)
-        told = (
+        said = (
             f"{self.name}: {len(self.class_names)} classes, {len(self.train)} training, {len(self.validation)} "
             f"validation and {len(self.test)} test images; {each} training images a class"
         )
         if most > check.UNEVEN * least:
-            told += ", which training.class_weights=balanced would make up for"
-        return told + (f"; {len(self.left_out)} entries left out" if self.left_out else "")
+            said += ", which training.class_weights=balanced would make up for"
+        said += f"; {len(self.left_out)} entries left out" if self.left_out else ""
+        return f"{said}. {self.layout}" if self.layout else said
 
     def splits(self) -> dict[str, Split]:
         """The splits by name."""
@@ -120,6 +131,9 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         told = f"dataset.source={dataset.source} is not known; it is one of {', '.join(known)}"
         raise ThawError(f"{told}{config.nearest(dataset.source, known)}")
     listing = SOURCES[dataset.source](dataset, store)
+    layout = ""
+    if dataset.fold is None:
+        layout = _arrange(listing, dataset.layout)
     given = listing.given if dataset.fold is None else set()
     found = check.examine(listing, given, _least(given, dataset), dataset.max_megapixels, store)
     if found.left_out and dataset.on_bad == "error":
@@ -138,7 +152,7 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         tuple(found.contents[index] for index in found.used),
     )
     splits = [listing.splits[index] for index in found.used] if given else []
-    loaded = Dataset(listing.name, class_names, *_parts(whole, splits, dataset, seed), found.left_out)
+    loaded = Dataset(listing.name, class_names, *_parts(whole, splits, dataset, seed), found.left_out, layout)
     if dataset.images_per_class is None:
         return loaded
     few = {
@@ -146,6 +160,34 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         for name, split in loaded.splits().items()
     }
     return replace(loaded, **few)
+
+
+def _arrange(listing: Listing, layout: str) -> str:
+    """Decide which of the source's splits stay as they are; say so in a sentence where that is not obvious.
+
+    Raises:
+        ThawError: there are splits, but none to train on.
+    """
+    if layout in ("pooled", "classes"):
+        listing.given = set()
+    if not listing.given:
+        return ""
+    if "train" not in listing.given:
+        named = ", ".join(sorted(listing.given))
+        raise ThawError(f"{listing.name} has no training images, only {named}; give some, or dataset.layout=pooled")
+    if listing.given == {"train"}:
+        listing.given = set()
+        return "There is no held-out split: train is divided into training, validation and test images."
+    if listing.given == {"train", "validation"}:
+        if layout == "validation":
+            return "There is no test split: test images are divided from train."
+        listing.given = {"train", "test"}
+        listing.splits = ["test" if each == "validation" else each for each in listing.splits]
+        return (
+            "There is no test split: validation is tested on, and validation images are divided from train "
+            "(dataset.layout=validation keeps it for validation)."
+        )
+    return ""
 
 
 def fraction(split: Split, percent: float, seed: int) -> Split:
@@ -165,7 +207,7 @@ def class_weights(labels: np.ndarray) -> tuple[float, ...]:
 def _least(given: set[str], dataset: config.Dataset) -> dict[str, int]:
     """How many different images each class needs in each given split; under an empty name, altogether."""
     if given:
-        needed = {"train": 1 if "validation" in given else 2, "validation": 1, "test": 1}
+        needed = {"train": 1 + len({"validation", "test"} - given), "validation": 1, "test": 1}
         return {name: count for name, count in needed.items() if name in given}
     # Of what a fold leaves, one goes to training and one to validation.
     return {"": 3 if dataset.fold is None else max(dataset.folds, 4 if dataset.folds == 2 else 3)}
@@ -175,8 +217,9 @@ def _parts(whole: Split, splits: list[str], dataset: config.Dataset, seed: int) 
     """Training, validation and test images: as they were given, as the fold says, or divided here."""
     if splits:
         given = {name: whole.take(np.flatnonzero([each == name for each in splits])) for name in set(splits)}
-        if "validation" not in given:
-            given["train"], given["validation"] = _held_out(given["train"], seed, 1)
+        missing = [name for name in ("validation", "test") if name not in given]
+        given["train"], *held_out = _held_out(given["train"], seed, len(missing))
+        given |= zip(missing, held_out, strict=True)
         return [given["train"], given["validation"], given["test"]]
     if dataset.fold is None:
         return _held_out(whole, seed, 2)

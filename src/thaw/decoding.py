@@ -49,6 +49,18 @@ def read(source: Path | np.ndarray, size: int, megapixels: float = math.inf) -> 
         raise ThawError(f"{source} does not decode as an image ({_reason(error)}); mend or remove it") from error
 
 
+def photograph(source: Path | np.ndarray, longest: int) -> np.ndarray:
+    """A picture for people, in its own shape: uint8 (height, width, 3), its longer side at most `longest` px."""
+    if isinstance(source, np.ndarray):
+        image = Image.fromarray(source).convert("RGB")
+    else:
+        with _opened(source, math.inf) as opened:
+            opened.draft("RGB", (longest, longest))
+            image = _upright(opened)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
 def trouble(content: bytes, megapixels: float) -> str:
     """Why a file with that content is of no use; nothing if all of it decodes."""
     if not content:

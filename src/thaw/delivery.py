@@ -121,7 +121,7 @@ def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
         tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL", "thaw.journal": _mark(folder)}
         if line["parent"]:
             tags["mlflow.parentRunId"] = deliver(folder.parents[1] / line["parent"], store).run
-        made = client.create_run(sent.experiment, line["time"], tags | line["tags"], line["name"])
+        made = client.create_run(sent.experiment, line.get("began", line["time"]), tags | line["tags"], line["name"])
         sent.run = made.info.run_id
         return
     client.update_run(sent.run, status="RUNNING", name=line["name"])

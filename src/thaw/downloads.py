@@ -6,6 +6,7 @@ import lzma
 import os
 import shutil
 import socket
+import sys
 import tarfile
 import threading
 import urllib.request
@@ -13,11 +14,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from functools import cache, partial
+from http.client import HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
-from thaw import durable
+from thaw import durable, progress
 from thaw.errors import ThawError, redact
 
 REACH_SECONDS = 5.0  # for a first answer of a host
@@ -30,7 +32,7 @@ KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its ap
 
 @contextlib.contextmanager
 def hurried() -> Iterator[None]:
-    """Within it, a download fails whose host cannot be reached in a few seconds, or falls silent."""
+    """Within it, downloads report their progress, and fail if the host is unreachable or falls silent."""
 
     def checked(request: urllib.request.Request, port: int) -> urllib.request.Request:
         asked = urlsplit(f"//{request.host}")
@@ -39,19 +41,47 @@ def hurried() -> Iterator[None]:
         request.timeout = SILENCE_SECONDS
         return request
 
-    class Secure(urllib.request.HTTPSHandler):
-        def https_open(self, request):
-            return super().https_open(checked(request, 443))
+    with contextlib.ExitStack() as steps:
 
-    class Plain(urllib.request.HTTPHandler):
-        def http_open(self, request):
-            return super().http_open(checked(request, 80))
+        def counted(response: HTTPResponse) -> HTTPResponse:
+            megabytes = int(response.headers.get("Content-Length") or 0) / 1e6
+            step = steps.enter_context(progress.reporter().step("downloading", megabytes or None, "MB"))
+            read = response.read
 
-    urllib.request.install_opener(urllib.request.build_opener(Secure, Plain))
+            def read_and_count(*arguments):
+                content = read(*arguments)
+                step.advance(len(content) / 1e6)
+                return content
+
+            response.read = read_and_count
+            return response
+
+        class Secure(urllib.request.HTTPSHandler):
+            def https_open(self, request):
+                return counted(super().https_open(checked(request, 443)))
+
+        class Plain(urllib.request.HTTPHandler):
+            def http_open(self, request):
+                return counted(super().http_open(checked(request, 80)))
+
+        urllib.request.install_opener(urllib.request.build_opener(Secure, Plain))
+        steps.callback(urllib.request.install_opener, None)
+        steps.enter_context(_quiet_keras())
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_keras() -> Iterator[None]:
+    """Keep Keras from printing where it downloads from, even if nothing is reached."""
+    keras = sys.modules.get("keras")
+    if keras is None or not keras.config.is_interactive_logging_enabled():
+        yield
+        return
+    keras.config.disable_interactive_logging()
     try:
         yield
     finally:
-        urllib.request.install_opener(None)
+        keras.config.enable_interactive_logging()
 
 
 @cache

@@ -48,7 +48,7 @@ def local(calls: list[Callable[[], dict | None]], folder: Path, n_jobs: int) -> 
         folder: not used; a process writes to this terminal.
         n_jobs: how many at a time; -1: as many as cores.
     """
-    context, cards = multiprocessing.get_context("spawn"), gpus()
+    context, cards = multiprocessing.get_context("spawn"), runtime.gpus()
     places = list(range(min(len(calls), n_jobs if n_jobs > 0 else runtime.cores())))
     # Else the first process on a GPU takes all of its memory.
     shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if len(places) > len(cards) else {}
@@ -112,16 +112,6 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
 
 def _how(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"status {code}"
-
-
-def gpus() -> list[str]:
-    """The GPUs that this process may use, by number or name; asked without TensorFlow, which would take them all."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [each for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if each not in ("", "-1")]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
 
 
 def slurm(calls: list[Callable[[], dict | None]], folder: Path, **settings) -> Ends:

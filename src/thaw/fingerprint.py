@@ -4,18 +4,15 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
+from thaw import progress
 
 Known = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
 NAME = "fingerprints.db"
-MANY = 500  # files; reading fewer takes no time that one would want to see passing
 
 
 def of(paths: Iterable[Path], store: Path) -> list[bytes]:
@@ -63,10 +60,7 @@ def _judged(
     new = [state for state in dict.fromkeys(asked) if state not in found]
     with ThreadPoolExecutor() as pool:  # hashing and decoding leave the interpreter to the others
         answers = pool.map(partial(_examined, judge=judge), (path for path, *_ in new))
-        console = Console(file=sys.stderr)
-        hidden = len(new) < MANY or not console.is_terminal
-        shown = track(answers, "Reading images", len(new), console=console, transient=True, disable=hidden)
-        found |= zip(new, shown, strict=True)
+        found |= zip(new, progress.counted(answers, "checking", len(new), "files"), strict=True)
     with _database(store) as database:
         read = [(state, *found[state]) for state in new if found[state][0]]
         database.executemany("REPLACE INTO files VALUES (?, ?, ?, ?)", [(*state, digest) for state, digest, _ in read])

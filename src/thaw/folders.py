@@ -9,35 +9,40 @@ from thaw.decoding import ENDINGS
 from thaw.errors import ThawError
 from thaw.listing import SPLITS, Listing, class_trouble, plain
 
+ANNOTATIONS = {".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md"}  # what published sets have beside images
 IGNORED = {"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "__macosx",
            "@eadir", "$recycle.bin", "system volume information"}  # beside all that begins with a dot  # fmt: skip
 
 
-def listed(root: Path, name: str) -> Listing:
-    """The images below a folder that has a folder for each class, perhaps below one for each split."""
-    found, parts = Listing(name), defaultdict(list)
-    for each in inside(root):
-        if each.name.lower() in SPLITS:
-            parts[SPLITS[each.name.lower()]].append(each)
-    if not {"train", "test"} & set(parts):
-        if divided := next((each for each in parts["validation"] if inside(each) and not _images(each)), None):
-            raise ThawError(
-                f"{root} has a folder {divided.name} of classes, but neither train nor test; name those so, or move it"
-            )
-        parts = {"": [root]}
-    elif absent := {"train", "test"} - set(parts):
-        raise ThawError(
-            f"{root} has no folder {absent.pop()}; with train/ there must be test/, and the other way round"
-        )
-    elif several := next((each for each in parts.values() if len(each) > 1), None):
+def listed(root: Path, name: str, layout: str = "auto") -> Listing:
+    """The images below a folder that has a folder for each class, perhaps below one for each split.
+
+    Folders of splits are found in any case (`Train/`, `TEST/`) and one level down (`images/train/`).
+
+    Args:
+        root: the folder.
+        name: of the dataset.
+        layout: `classes`: every folder in `root` is a class, whatever it is called.
+    """
+    found = Listing(name)
+    place, parts = (root, {}) if layout == "classes" else _split_folders(root)
+    if several := next((each for each in parts.values() if len(each) > 1), None):
         named = ", ".join(each.name for each in several)
-        raise ThawError(f"{root} has several folders for one split ({named}); leave one of them")
-    else:
+        raise ThawError(f"{place} has several folders for one split ({named}); leave one of them")
+    if parts and "train" not in parts:
+        named = ", ".join(sorted(each.name for (each,) in parts.values()))
+        raise ThawError(
+            f"{place} has {named} but no train; name the folder of training images train, or give "
+            "dataset.layout=classes if these are classes"
+        )
+    if parts:
         found.given = set(parts)
-        _refuse_strays(found, root, root, {each.name for (each,) in parts.values()})
-    for split, (place,) in parts.items():
-        folders = inside(place)
-        _refuse_strays(found, root, place, {each.name for each in folders})
+        _refuse_strays(found, root, place, {each.name for (each,) in parts.values()})
+        if place != root:
+            _refuse_strays(found, root, root, {place.name})
+    for split, (folder,) in (parts or {"": [root]}).items():
+        folders = inside(folder)
+        _refuse_strays(found, root, folder, {each.name for each in folders})
         for each in folders:
             if trouble := class_trouble(each.name):
                 found.refused[plain(each.relative_to(root).as_posix())] = trouble
@@ -49,14 +54,32 @@ def listed(root: Path, name: str) -> Listing:
     return found
 
 
+def _split_folders(root: Path) -> tuple[Path, dict[str, list[Path]]]:
+    """Where the folders of the splits lie, in `root` or in one folder of it, and which they are; none if nowhere."""
+    if parts := _splits_in(root):
+        return root, parts
+    nested = [(each, parts) for each in inside(root) if "train" in (parts := _splits_in(each))]
+    return nested[0] if len(nested) == 1 else (root, {})
+
+
+def _splits_in(place: Path) -> dict[str, list[Path]]:
+    """The folders in `place` that are named like splits and hold classes, by split; one of images alone is a class."""
+    parts = defaultdict(list)
+    for each in inside(place):
+        if each.name.lower() in SPLITS and (_is_empty(each) or inside(each)):
+            parts[SPLITS[each.name.lower()]].append(each)
+    return dict(parts)
+
+
 def _refuse_strays(found: Listing, root: Path, place: Path, expected: set[str]) -> None:
-    """Name what looks like images beside the folders that are expected there, so that nothing vanishes in silence."""
+    """Name what may be images beside the folders that are expected there; annotations are left alone."""
     for each in sorted(place.iterdir()):
         if each.name in expected or _ignored(each.name):
             continue
         below = plain(each.relative_to(root).as_posix())
         if os.path.isdir(each):
-            found.refused[below] = f"is none of {', '.join(sorted(expected))}"
+            if any(file.suffix.lower() not in ANNOTATIONS for file in files(each, root, {})):
+                found.refused[below] = f"is none of {', '.join(sorted(expected))}"
         elif each.suffix.lower() in ENDINGS or not os.path.exists(each):
             found.refused[below] = "lies in no class" if os.path.exists(each) else "is a link to nothing"
 
@@ -92,8 +115,8 @@ def _ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
 
 
-def _images(folder: Path) -> list[Path]:
-    return [each for each in folder.iterdir() if each.suffix.lower() in ENDINGS]
+def _is_empty(folder: Path) -> bool:
+    return not any(not _ignored(each.name) for each in folder.iterdir())
 
 
 def files(folder: Path, root: Path, refused: dict[str, str]) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from thaw.config import Config
 from thaw.data import Dataset
 from thaw.errors import redact
 from thaw.sweep import DIGITS, Sweep, place, repetition
+from thaw.times import duration
 
 if TYPE_CHECKING:  # MLflow is imported when a run starts, not for --help
     from thaw import tracking
@@ -27,11 +28,14 @@ class Outcome:
         name: of the run.
         status: FINISHED, FAILED, KILLED or LOST.
         choices: the option chosen in each config group, and the swept values.
-        val_accuracy: of the weights that were tested.
+        val_accuracy: in [0, 1], of the weights that were tested.
         test_accuracy: in [0, 1].
-        seconds: that the run took.
+        wall_seconds: that the run took, in this or an earlier command.
+        training_seconds: of its epochs, whichever run spent them.
         place: its folder in the store, which has its journal.
         error: why it failed.
+        note: what a person should know of the result: that fine-tuning did not help.
+        reused: what was there before this command: the run, a stage, some epochs; None: nothing.
     """
 
     name: str
@@ -39,9 +43,12 @@ class Outcome:
     choices: dict[str, str]
     val_accuracy: float | None = None
     test_accuracy: float | None = None
-    seconds: float | None = None
+    wall_seconds: float | None = None
+    training_seconds: float | None = None
     place: str | None = None
     error: str | None = None
+    note: str | None = None
+    reused: str | None = None
 
     def write(self, launch: Path) -> None:
         """Leave it in the run's folder of the launch."""
@@ -54,11 +61,19 @@ class Outcome:
         file = launch / "outcome.json"
         return Outcome(**json.loads(file.read_text())) if file.exists() else None
 
-    def told(self, label: str) -> str:
+    def summary(self, label: str) -> str:
         """It in one line, for a terminal."""
-        if self.status == "FINISHED":
-            return f"{label} · test accuracy {self.test_accuracy:.4f} · {self.seconds:.1f} s"
-        return f"{label} {self.status}: {self.error}" if self.error else f"{label} {self.status}"
+        if self.status != "FINISHED":
+            return f"✗ {label} · {self.status.lower()}" + (f": {self.error}" if self.error else "")
+        words = [
+            f"✓ {label}",
+            f"validation {self.val_accuracy:.3f}",
+            f"test {self.test_accuracy:.3f}",
+            duration(self.wall_seconds),
+            *[self.reused] * bool(self.reused),
+            *["fine-tuning did not help"] * bool(self.note),
+        ]
+        return " · ".join(words)
 
 
 @dataclass(frozen=True)
@@ -133,16 +148,18 @@ class Job:
         auto = config.weights.source == "auto"
         for weights in ("imagenet", "random") if auto else (config.weights.source,):
             place = self.place(config, store, signature.of_run(config, dataset, weights))
-            found = self.outcome(place)
+            found = self.outcome(place, "finished before")
             stale = auto and weights == "random" and found and downloads.reachable(downloads.KERAS_HOST)
             if found and not stale and not delivery.is_deleted(place, store):
                 return found
         return None
 
-    def outcome(self, place: Path) -> Outcome | None:
-        """What the run in that folder came to, if it is finished."""
+    def outcome(self, place: Path, reused: str | None = None) -> Outcome | None:
+        """What the run in that folder came to, if it is finished; `reused` says what was there before this command."""
         came_to = journal.finished(place)
-        return None if came_to is None else Outcome(self.name, "FINISHED", self.choices, **came_to, place=str(place))
+        if came_to is None:
+            return None
+        return Outcome(self.name, "FINISHED", self.choices, **came_to, place=str(place), reused=reused)
 
     def opening(self, config: Config, store: "tracking.Store") -> dict:
         """What the journal of the run opens with."""

@@ -2,14 +2,12 @@
 
 import glob
 import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from thaw import data, decoding, folders, records
@@ -58,12 +56,6 @@ def choose(store: Store, run: str | None, experiment: str | None) -> Run:
             f"The run {chosen.info.run_name} ({chosen.info.run_id}) has no model; train with tracking.model=true"
         )
     return chosen
-
-
-def artifact(client: MlflowClient, run: Run, name: str) -> str:
-    """The text of a file that the run recorded."""
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run.info.run_id, name, folder)).read_text(encoding="utf-8")
 
 
 def files(given: list[str]) -> list[Picture]:
@@ -124,7 +116,7 @@ def confused(store: Store, run: Run, count: int = 5) -> list[str]:
 
 def settings(store: Store, run: Run) -> Config:
     """The configuration that the run recorded."""
-    return Config.model_validate(yaml.safe_load(artifact(store.client, run, "config.yaml")))
+    return Config.model_validate(yaml.safe_load(records.artifact(store.client, run.info.run_id, "config.yaml")))
 
 
 def _dataset(store: Store, run: Run) -> data.Dataset:

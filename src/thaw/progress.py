@@ -1,94 +1,83 @@
-"""What a person sees of a run under way: a live bar on a terminal, a plain line an epoch elsewhere; and Ctrl-C."""
+"""Progress of work that takes long: library code reports it here, and whoever runs it decides whether it is shown.
 
-import math
-import time
-from collections.abc import Sequence
+By default nothing is shown. `thaw.cli.terminal` shows it on a terminal.
+"""
 
-import keras
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
-from thaw import runtime
-from thaw.stage import Stage
+Item = TypeVar("Item")
 
 
-class Progress(keras.callbacks.Callback):
-    """Shows one stage after another of one run.
+class Step:
+    """A piece of work under way, such as a frozen pass; this one is not shown."""
 
-    Args:
-        console: where to.
-        label: which run this is, with its number in the sweep.
-        live: redraw one line; only one process may do so on a terminal.
-        stages: of the run, in order.
-    """
+    def advance(self, count: float = 1) -> None:
+        """So much more is done."""
 
-    def __init__(self, console: Console, label: str, live: bool, stages: Sequence[Stage]):
-        super().__init__()
-        self.console, self.label, self.stages = console, label, stages
-        self.live = Live(console=console, auto_refresh=False, transient=True) if live and console.is_terminal else None
-        self.total = sum(len(stage.epochs) for stage in stages)
-
-    def __enter__(self) -> "Progress":
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.live:
-            self.live.stop()
-
-    def say(self, words: str) -> None:
-        """Show a line that stays."""
-        self.console.print(f"{self.label} · {words}")
-
-    def on_train_begin(self, logs=None):
-        self.began, self.first, self.shown = time.perf_counter(), None, 0.0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.stage = next(stage for stage in self.stages if epoch in stage.epochs)
-        self.before = sum(len(stage.epochs) for stage in self.stages if stage.number < self.stage.number)
-        self.done = self.before + epoch - self.stage.first_epoch
-        if self.first is None:
-            self.first = self.done
-
-    def on_train_batch_end(self, batch, logs=None):
-        if runtime.interrupted.is_set():
-            raise KeyboardInterrupt
-        if self.live and time.perf_counter() - self.shown > 0.1:
-            self.shown = time.perf_counter()
-            self.live.update(self._bar(self.done + (batch + 1) / self.params["steps"], logs), refresh=True)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.done += 1
-        if self.params.get("found"):
-            return
-        if self.live:
-            self.live.update(self._bar(self.done, logs), refresh=True)
-        else:
-            self.console.print(" · ".join([self._where(self.done), *_numbers(logs), self._left(self.done)]))
-
-    def on_train_end(self, logs=None):
-        if self.params.get("found"):
-            self.say(f"{self.stage.name} {self.done - self.before}/{len(self.stage.epochs)} · trained before")
-
-    def _bar(self, done: float, logs: dict) -> Table:
-        line = Table.grid(padding=(0, 1))
-        words = " · ".join([*_numbers(logs), self._left(done)])
-        line.add_row(Text(self._where(done)), ProgressBar(self.total, done, width=12), Text(words))
-        return line
-
-    def _where(self, done: float) -> str:
-        return f"{self.label} · {self.stage.name} {math.ceil(done - self.before)}/{len(self.stage.epochs)}"
-
-    def _left(self, done: float) -> str:
-        """The time left at the pace of this stage, in words."""
-        ahead = (time.perf_counter() - self.began) / max(done - self.first, 1e-9) * (self.total - done)
-        return f"{ahead:.0f} s left" if ahead < 100 else f"{ahead / 60:.0f} min left"
+    def describe(self, what: str) -> None:
+        """What is done now, in few words."""
 
 
-def _numbers(logs: dict) -> list[str]:
-    shown = {"loss": "loss", "accuracy": "accuracy", "val_accuracy": "validation"}
-    return [f"{name} {float(logs[key]):.3f}" for key, name in shown.items() if key in logs]
+class Reporter:
+    """Takes reports of progress; this one shows nothing."""
+
+    def say(self, line: str) -> None:
+        """A line about the run under way."""
+
+    def announce(self, line: str) -> None:
+        """A line about the command, not about one run."""
+
+    def begin_sweep(self, total: int | None) -> None:
+        """A sweep of so many runs begins; None where a sweeper decides."""
+
+    def phase(self, what: str) -> None:
+        """What a run does now that cannot be counted, such as building a network."""
+
+    def plan(self, epochs: int) -> None:
+        """The run under way trains so many epochs."""
+
+    def epoch(self, where: str, numbers: str, done: float, seconds_an_epoch: float | None) -> None:
+        """How far the training of a run is.
+
+        Args:
+            where: the stage and the epoch.
+            numbers: what the last epoch came to; nothing within one.
+            done: epochs of the run.
+            seconds_an_epoch: the pace; None where it is not known yet.
+        """
+
+    def end_epoch(self, where: str, numbers: str) -> None:
+        """An epoch has ended."""
+
+    @contextlib.contextmanager
+    def step(self, what: str, total: float | None, unit: str) -> Iterator[Step]:
+        """Work of a known length while the context lasts; `total` in `unit`s, None where nobody knows."""
+        yield Step()
+
+
+_active: list[Reporter] = [Reporter()]
+
+
+def reporter() -> Reporter:
+    """What takes reports now."""
+    return _active[-1]
+
+
+@contextlib.contextmanager
+def reporting_to(chosen: Reporter) -> Iterator[None]:
+    """Have `chosen` take the reports of this process while the context lasts."""
+    _active.append(chosen)
+    try:
+        yield
+    finally:
+        _active.remove(chosen)
+
+
+def counted(items: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
+    """The same items, whose number is reported."""
+    with reporter().step(what, total, unit) as step:
+        for item in items:
+            yield item
+            step.advance()

@@ -1,9 +1,10 @@
-"""What a run's record holds: the one place that knows both the parts of a run and what MLflow is told of them."""
+"""What a run's record holds: the one place that knows both the parts of a run and their names in MLflow."""
 
 import csv
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -14,7 +15,7 @@ import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from thaw import delivery, figures, statistics, tracking
+from thaw import delivery, statistics, tracking
 from thaw.backbone import Backbone
 from thaw.config import Config
 from thaw.data import Dataset, Split
@@ -23,8 +24,10 @@ from thaw.evaluation import Evaluation
 from thaw.job import Job
 from thaw.journal import Record
 from thaw.network import Network
+from thaw.plots import training as plots
 from thaw.stage import Stage, Trained
 
+DIGITS = 6  # of an accuracy, which MLflow shows in full
 GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "training")
 
 
@@ -120,8 +123,9 @@ def results(
     network: Network,
     training: dict[str, Split],
     trained: dict[str, Trained],
+    chosen: Stage,
     answers: Evaluation,
-    seconds: float,
+    began: float,
 ) -> None:
     """Record what came of the run.
 
@@ -131,14 +135,21 @@ def results(
         network: as evaluated.
         training: the images that each stage trained on.
         trained: what each stage came to.
+        chosen: the stage whose weights were tested.
         answers: for the test split.
-        seconds: that all of it took.
+        began: when the run began, of `time.perf_counter`.
     """
     stages = list(trained.values())
     history = [epoch for stage in stages for epoch in stage.history]
     images = sum(len(training[name]) * len(stage.history) for name, stage in trained.items())
-    figures.learning_curves(history, len(stages[0].history), record.files / "learning_curves.png")
-    figures.confusion_matrix(answers.confusion(), answers.class_names, record.files / "confusion_matrix.png")
+    kept = trained[chosen.name].history[trained[chosen.name].kept]
+    val_accuracy, test_accuracy = (
+        round(each, DIGITS) for each in (kept["val_accuracy"], answers.metrics()["accuracy"])
+    )
+    kept_epoch = next(number for number, epoch in enumerate(history) if epoch is kept)
+    plots.save(plots.learning_curves(history, len(stages[0].history), kept_epoch), record.files / "learning_curves.png")
+    confusion = plots.confusion_matrix(answers.confusion(), answers.class_names)
+    plots.save(confusion, record.files / "confusion_matrix.png")
     answers.write_per_class(record.files / "per_class.csv")
     answers.write_predictions(record.files / "predictions.csv")
     if config.tracking.model:
@@ -147,17 +158,22 @@ def results(
     # TensorBoard's files have new names after a kill, so that they go last.
     record.artifacts(record.files)
     record.artifacts(record.folder / "tensorboard", "tensorboard")
-    kept = stages[-1].history[stages[-1].kept]
-    test = {f"test_{name}": value for name, value in answers.metrics().items()}
+    test = {f"test_{name}": value for name, value in answers.metrics().items()} | {"test_accuracy": test_accuracy}
     training_seconds = sum(stage.seconds for stage in stages)
     trains = network.plan(config.unfreeze)
     waits = [epoch["waiting_seconds"] for epoch in history if "waiting_seconds" in epoch]
+    note = _note(trained, chosen)
+    about = _about(config, network, (record.files / "command.txt").read_text().strip())
+    lines = [_scored(answers, kept["val_accuracy"]), *[f"{note}."] * bool(note), about]
+    record.tags({tracking.NOTE: "\n\n".join(lines), "thaw.kept_stage": chosen.name, "thaw.note": note})
+    wall_seconds = time.perf_counter() - began
     record.metrics(
         {
             **test,
             "kept_val_loss": kept["val_loss"],
-            "kept_val_accuracy": kept["val_accuracy"],
-            "seconds": seconds,
+            "kept_val_accuracy": val_accuracy,
+            "kept_epoch": kept_epoch,
+            "wall_seconds": wall_seconds,
             "training_seconds": training_seconds,
             "images_per_second": images / training_seconds,
             **({"waiting_share": sum(waits) / training_seconds} if waits else {}),
@@ -166,38 +182,52 @@ def results(
             ),
         }
     )
-    about = _about(config, network, (record.files / "command.txt").read_text().strip())
-    record.tags({tracking.NOTE: f"{_scored(answers, kept['val_accuracy'])}\n\n{about}"})
     record.outcome = {
-        "val_accuracy": kept["val_accuracy"],
-        "test_accuracy": test["test_accuracy"],
-        "seconds": seconds,
+        "val_accuracy": val_accuracy,
+        "test_accuracy": test_accuracy,
+        "wall_seconds": wall_seconds,
+        "training_seconds": training_seconds,
+        "note": note or None,
     }
+
+
+def _note(trained: dict[str, Trained], chosen: Stage) -> str:
+    """That a later stage left worse weights than an earlier one; nothing if it did not."""
+    losses = {name: stage.history[stage.kept]["val_loss"] for name, stage in trained.items()}
+    *earlier, last = losses
+    if not any(losses[name] <= losses[last] for name in earlier):
+        return ""
+    whose = "the head's" if chosen.name == "head" else "its"
+    return f"Fine-tuning did not lower the validation loss; {whose} weights were kept"
 
 
 def _scored(answers: Evaluation, val_accuracy: float) -> str:
     """What a run came to, as Markdown."""
     right = answers.predicted == answers.labels
-    score = statistics.share(int(right.sum()), len(right))
+    score = statistics.proportion_interval(int(right.sum()), len(right))
     return (
-        f"Test accuracy **{score.value:.3f}** (95 % from {score.low:.3f} to {score.high:.3f}, {len(right)} images), "
-        f"validation accuracy {val_accuracy:.3f}."
+        f"Validation accuracy **{val_accuracy:.3f}**, test accuracy **{score.value:.3f}** "
+        f"(95 % from {score.low:.3f} to {score.high:.3f}, {len(right)} images)."
     )
 
 
 def _about(config: Config, network: Network, command: str) -> str:
     """What a run is, and the command that makes it alone, as Markdown."""
     depths = {0: "only the head trains", "all": "everything trains"}
+    weights = network.backbone.weights
+    if weights == "file":
+        weights = f"{weights} ({Path(config.weights.path).name})"
     return (
-        f"{config.backbone.name} from {network.backbone.weights} weights on {config.dataset_name}, "
+        f"{config.backbone.name} from {weights} weights on {config.dataset_name}, "
         f"{config.fraction:g} % of the training images, augmentation {config.augmentation.name}; "
         f"{depths.get(config.unfreeze, f'the last {config.unfreeze} layers of the backbone train as well')}."
-        f"\n\n    {command}"
+        f"\n\n{tracking.code(command)}"
     )
 
 
 def _details(record: Record, values: dict[str, object]) -> None:
-    record.params({tracking.DETAIL + key: value for key, value in values.items()})
+    """Record further parameters; what is not set has none."""
+    record.params({tracking.DETAIL + key: value for key, value in values.items() if value is not None})
 
 
 def _save(model: keras.Model, size: int, classes: int, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -31,6 +31,9 @@ class Run:
         parent: the id of its sweep, None for a single run.
         command: that makes it alone.
         page: its address in MLflow.
+        note: what its description does not show: that fine-tuning left worse weights than the head; else nothing.
+        tags: of MLflow, such as the commit.
+        started: in milliseconds since 1970.
     """
 
     id: str
@@ -43,6 +46,9 @@ class Run:
     parent: str | None
     command: str
     page: str
+    note: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    started: int = 0
 
     @property
     def seed(self) -> str:
@@ -85,15 +91,22 @@ def runs(store: Store, experiment: str) -> list[Run]:
 def _run(recorded: Recorded, store: Store) -> Run:
     info, data = recorded.info, recorded.data
     used = [each.dataset.digest for each in recorded.inputs.dataset_inputs] if recorded.inputs else []
-    params = {key.removeprefix(DETAIL): value for key, value in data.params.items()}
-    if params.get("dataset.fold", "None") == "None":  # no cross-validation, whatever the number of folds
+    # What is not set was recorded as "None" once, and is no longer.
+    params = {key.removeprefix(DETAIL): value for key, value in data.params.items() if value != "None"}
+    if "dataset.fold" not in params:  # no cross-validation, whatever the number of folds
         params = {key: value for key, value in params.items() if key not in ("dataset.fold", "dataset.folds")}
     return Run(
         info.run_id, info.run_name, info.status, params, data.metrics, " ".join(used),
         " ".join(data.tags.get(f"thaw.{stage}", "") for stage in ("head", "finetune")).strip(),
         data.tags.get("mlflow.parentRunId"), data.tags.get("thaw.command", ""),
-        store.run_page(info.experiment_id, info.run_id),
+        store.run_page(info.experiment_id, info.run_id), data.tags.get("thaw.note", ""), data.tags, info.start_time,
     )  # fmt: skip
+
+
+def artifact(client: MlflowClient, run: str, name: str) -> str:
+    """The text of a file that a run recorded."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run, name, folder)).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

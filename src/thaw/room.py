@@ -14,7 +14,7 @@ from thaw import durable, journal
 from thaw.composition import ROOT
 
 
-def told(root: Path) -> str:
+def usage(root: Path) -> str:
     """How much the store holds, and of what, the most first."""
     taken = {each.name: _bytes(each) for each in root.iterdir()}
     most = sorted(taken.items(), key=lambda each: -each[1])[:3]
@@ -105,10 +105,10 @@ def main() -> None:
     if not root.is_dir():
         console.print(f"There is no folder {root}; nothing to remove.")
         return
-    console.print(told(root))
+    console.print(usage(root))
     for what, size in prune(root):
         console.print(f"Removed {_size(size)}: {what}" if size else f"Nothing to remove: {what}")
-    console.print(told(root))
+    console.print(usage(root))
 
 
 if __name__ == "__main__":

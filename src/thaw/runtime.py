@@ -4,16 +4,20 @@ import contextlib
 import gc
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from types import ModuleType
 
 from thaw.errors import ThawError
 
 
-def start(threads: int, precision: str = "float32", strategy: str = "single") -> None:
+def start(threads: int, precision: str = "float32", strategy: str = "single") -> str:
     """Import TensorFlow and fix what may differ between two runs of one seed; `release` ends what this begins.
 
     Deterministic on the CPU with a fixed number of threads; on a GPU some sums still run in another order.
@@ -23,6 +27,9 @@ def start(threads: int, precision: str = "float32", strategy: str = "single") ->
         precision: the dtype policy of Keras for the networks that are built from now on.
         strategy: single: on one device; mirrored: on all GPUs, each with its part of a batch; auto: on all if there
             are several.
+
+    Returns:
+        What computes, for people: `CPU, 2 threads`, or the names of the GPUs.
 
     Raises:
         ThawError: there are not two devices to mirror on.
@@ -50,6 +57,32 @@ def start(threads: int, precision: str = "float32", strategy: str = "single") ->
         )
     if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
         held.enter_context(tf.distribute.MirroredStrategy([device.name for device in devices]).scope())
+    return _device(tf)
+
+
+def _device(tf: ModuleType) -> str:
+    cards = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(card).get("device_name", card.name) for card in cards]
+    if names:
+        return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(names).items())
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores()
+    told = f"CPU, {threads} thread{'s' * (threads != 1)}"
+    if shutil.which("nvidia-smi") and gpus():
+        told += (
+            " — there is an NVIDIA GPU that TensorFlow does not see: pip install -e '.[cuda]', and check that "
+            "nvidia-smi shows a driver"
+        )
+    return told
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, by number or name; asked without TensorFlow, which would take them all."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [each for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if each not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
 
 
 held = contextlib.ExitStack()  # what a run changed of TensorFlow's state

@@ -35,7 +35,7 @@ def folder(dataset: config.Dataset, store: Path) -> Listing:
     root = _path("dataset.path", dataset.path)
     if not os.path.isdir(root):
         raise ThawError(f"dataset.path={dataset.path} is not a folder; give one that has a folder of images per class")
-    return folders.listed(root, dataset.name or root.resolve().name)
+    return folders.listed(root, dataset.name or root.resolve().name, dataset.layout)
 
 
 def table(dataset: config.Dataset, store: Path) -> Listing:
@@ -54,7 +54,7 @@ def archive(dataset: config.Dataset, store: Path) -> Listing:
     root = downloads.unpacked(dataset.url, dataset.sha256)
     while len(inner := folders.inside(root)) == 1:  # archives wrap what they hold
         root = inner[0]
-    return folders.listed(root, dataset.name)
+    return folders.listed(root, dataset.name, dataset.layout)
 
 
 def tfds(dataset: config.Dataset, store: Path) -> Listing:

@@ -67,10 +67,23 @@ class Trained:
 
 def plan(training: config.Training, unfreeze: Depth) -> list[Stage]:
     """The stages of a run; one without epochs is left out, and so is fine-tuning where nothing is unfrozen."""
-    stages = [Stage("head", 0, 0, 0, training.head, training.evaluate)]
+    evaluate = "last" if training.evaluate == "last" else "best"
+    stages = [Stage("head", 0, 0, 0, training.head, evaluate)]
     if unfreeze != 0:
-        stages.append(Stage("finetune", 1, unfreeze, training.head.epochs, training.finetune, training.evaluate))
+        stages.append(Stage("finetune", 1, unfreeze, training.head.epochs, training.finetune, evaluate))
     return [stage for stage in stages if stage.settings.epochs]
+
+
+def selected(trained: dict[str, Trained], evaluate: str) -> str:
+    """The name of the stage whose weights are tested.
+
+    Args:
+        trained: what each stage came to, in order.
+        evaluate: `best`: the stage with the lowest validation loss, the earlier of equal ones; else the last.
+    """
+    losses = {name: each.history[each.kept]["val_loss"] for name, each in trained.items()}
+    finite = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+    return min(finite, key=finite.get) if evaluate == "best" and finite else list(trained)[-1]
 
 
 def train(

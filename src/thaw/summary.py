@@ -1,4 +1,4 @@
-"""What a command shows at its end: a table of what its runs came to, pages in MLflow, what is pending, room taken.
+"""What a command shows at its end: a table of what its runs came to, pages in MLflow, what is pending, disk usage.
 
 Each run leaves an `outcome.json` in its folder of the launch. The table is made of these files, so that it also shows
 the runs of other processes, and those that failed.
@@ -10,33 +10,38 @@ import shutil
 from pathlib import Path
 
 from filelock import FileLock
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from thaw import delivery, durable, journal, room, tracking
+from thaw import delivery, durable, journal, room, tracking, views
+from thaw.cli.terminal import Display, link
 from thaw.config import Config
 from thaw.job import Outcome
 from thaw.sweep import Sweep
+from thaw.times import duration
 
 
 def outcomes(sweep: Sweep) -> list[Outcome]:
     """What the runs came to, in the order of their numbers; one that vanished counts as lost."""
     folders = sorted((each for each in Path(sweep.launch).iterdir() if each.name.isdigit()), key=lambda f: int(f.name))
-    found = []
-    for folder in folders:
-        found.append(Outcome.left(folder) or Outcome(folder.name, "LOST", {}))
-    return found
+    return [Outcome.left(folder) or Outcome(folder.name, "LOST", {}) for folder in folders]
+
+
+def best_first(outcomes: list[Outcome]) -> list[tuple[int, Outcome]]:
+    """The runs with their numbers, by validation accuracy; those that did not finish last."""
+    scores = {id(each): -1.0 if each.val_accuracy is None else each.val_accuracy for each in outcomes}
+    return sorted(enumerate(outcomes, 1), key=lambda each: -scores[id(each[1])])
 
 
 def rows(outcomes: list[Outcome], varied: list[str]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a line for each run: what varied, accuracies, seconds; best first, then those that failed."""
+    """Headings, and a line for each run: what varied, accuracies, wall time; best first."""
     unfinished = any(each.status != "FINISHED" for each in outcomes)
-    headings = ["#", *varied, "validation accuracy", "test accuracy", "seconds", *["status"] * unfinished]
+    headings = ["#", *varied, "validation accuracy", "test accuracy", "wall time", *["status"] * unfinished]
     lines = []
-    for number, each in sorted(enumerate(outcomes, 1), key=lambda each: -(each[1].test_accuracy or -1.0)):
+    for number, each in best_first(outcomes):
         numbers = ["–", "–", "–"]
         if each.status == "FINISHED":
-            numbers = [f"{each.val_accuracy:.4f}", f"{each.test_accuracy:.4f}", f"{each.seconds:.1f}"]
+            numbers = [f"{each.val_accuracy:.4f}", f"{each.test_accuracy:.4f}", duration(each.wall_seconds)]
         chosen = [each.choices.get(key, "") for key in varied]
         lines.append([str(number), *chosen, *numbers, *[each.status] * unfinished])
     return headings, lines
@@ -45,27 +50,26 @@ def rows(outcomes: list[Outcome], varied: list[str]) -> tuple[list[str], list[li
 def table(outcomes: list[Outcome], varied: list[str]) -> Table:
     """The same for the terminal."""
     headings, lines = rows(outcomes, varied)
-    shown = Table(title=f"{len(outcomes)} runs", title_justify="left", header_style="bold")
+    shown = Table(
+        title=f"{len(outcomes)} runs, best validation accuracy first", title_justify="left", header_style="bold"
+    )
     for number, heading in enumerate(headings):
         text = 0 < number <= len(varied) or heading == "status"
-        shown.add_column(heading, justify="left" if text else "right", overflow="fold" if text else "ellipsis")
+        shown.add_column(Text(heading), justify="left" if text else "right", overflow="fold" if text else "ellipsis")
     for line in lines:
-        shown.add_row(*line)
+        shown.add_row(*map(Text, line))
     return shown
 
 
-def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console) -> bool:
+def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display) -> bool:
     """Show what the sweep came to and end its parent; whether every run finished."""
+    display.stop()
+    console = display.console
     found = outcomes(sweep)
     finished = [each for each in found if each.status == "FINISHED"]
     complete = len(finished) == len(found) and len(found) == (sweep.total or len(found))
     place, root = Path(sweep.place), Path(sweep.place).parents[1]
-    with durable.claimed(place, lambda: None):
-        reason = "; ".join(f"{each.name}: {each.error or each.status}" for each in found if each not in finished)
-        *_, opening = (line for line in journal.read(place) if line["kind"] == "open")
-        about = "\n\n".join([opening["tags"][tracking.NOTE], tracking.markdown(*rows(found, sweep.varied))])
-        journal.append(place, "tags", values={tracking.NOTE: about})
-        journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})
+    _end_parent(sweep, found, complete)
     lock.release()
     printed = Path(sweep.launch, "slurm")
     asked_for = bool(found) and not complete and printed.is_dir()
@@ -78,7 +82,9 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console)
         console.print(table(found, sweep.varied))
     for number, each in enumerate(found, 1):
         if each.error:
-            console.print(f"{number} {each.name} {each.status}: {each.error}", soft_wrap=True, markup=False)
+            console.print(f"{number} {each.name} {each.status}: {each.error}", markup=False)
+    for note in dict.fromkeys(each.note for each in found if each.note):
+        console.print(f"{note}: {', '.join(each.name for each in found if each.note == note)}.", markup=False)
     if sweep.total and len(found) < sweep.total:
         console.print(f"{sweep.total - len(found)} of {sweep.total} runs did not start.")
     if asked_for:
@@ -88,34 +94,58 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, console: Console)
     pending = delivery.sync(store, root)
     sent = delivery.Sent.of(place)
     if found and sent.run:
+        opening = next(line for line in reversed(journal.read(place)) if line["kind"] == "open")
         console.print("Side by side in MLflow (start it with make ui):")
-        for title, page in store.pages(sent.experiment, sent.run).items():
-            console.print(f"  {title}: {page}", soft_wrap=True, highlight=False)
-        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}", soft_wrap=True)
-    _tell(pending, root, console)
+        for title, page in views.pages(store, sent.experiment, sent.run, sweep.varied).items():
+            console.print(link(console, f"  {title}", page))
+        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}", markup=False)
+        with contextlib.suppress(Exception):  # a name for the best model is not worth failing for
+            views.name_champion(store, sent.experiment)
+    _report(pending, root, display)
     return complete
 
 
-def finish(outcome: Outcome, config: Config, console: Console) -> None:
-    """Show what a run that is no part of a sweep came to."""
+def _end_parent(sweep: Sweep, found: list[Outcome], complete: bool) -> None:
+    """Record with the parent what its runs came to."""
+    place = Path(sweep.place)
+    finished = [each for _, each in best_first(found) if each.status == "FINISHED"]
+    with durable.claimed(place, lambda: None):
+        reason = "; ".join(f"{each.name}: {each.error or each.status}" for each in found if each not in finished)
+        *_, opening = (line for line in journal.read(place) if line["kind"] == "open")
+        about = "\n\n".join([tracking.markdown(*rows(found, sweep.varied)), opening["tags"][tracking.NOTE]])
+        journal.append(place, "tags", values={tracking.NOTE: about})
+        numbers = {"runs": len(found), "finished_runs": len(finished)}
+        if finished:
+            numbers |= {"kept_val_accuracy": finished[0].val_accuracy, "test_accuracy": finished[0].test_accuracy}
+        journal.append(place, "metrics", values=numbers, step=0)
+        journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})
+
+
+def finish(outcome: Outcome, config: Config, display: Display) -> None:
+    """Show where a run that is no part of a sweep is recorded."""
+    display.stop()
     store, root = tracking.connect(config.tracking.uri, config.store, config.experiment), Path(config.store)
-    console.print(
-        f"Test accuracy {outcome.test_accuracy:.4f}, validation accuracy {outcome.val_accuracy:.4f}, "
-        f"{outcome.seconds:.1f} s"
-    )
+    if outcome.note:
+        display.console.print(f"{outcome.note}.", markup=False)
     pending = delivery.sync(store, root)
     sent = delivery.Sent.of(Path(outcome.place))
     if sent.run:
-        console.print(f"In MLflow (start it with make ui): {store.run_page(sent.experiment, sent.run)}")
-    _tell(pending, root, console)
+        page = store.run_page(sent.experiment, sent.run)
+        display.console.print(link(display.console, "In MLflow (start it with make ui)", page))
+        with contextlib.suppress(Exception):
+            views.name_champion(store, sent.experiment)
+    _report(pending, root, display)
 
 
-def _tell(pending: delivery.Synced, root: Path, console: Console) -> None:
+def _report(pending: delivery.Synced, root: Path, display: Display) -> None:
     for launch in root.glob("launches/*"):
         with contextlib.suppress(OSError):  # it is not empty: a sweep's, which has its own end
             launch.rmdir()
     if pending.pending:
         why = f" ({pending.reason})" if pending.reason else ""
-        told = f"{pending.pending} lines of {pending.runs} journals wait to be sent to MLflow{why}"
-        console.print(f"{told}; the next command or make sync sends them.", markup=False)
-    console.print(f"[dim]{room.told(root)}[/dim]")
+        display.console.print(
+            f"{pending.runs} runs have {pending.pending} entries not yet sent to MLflow{why}; the next command or "
+            "make sync sends them.",
+            markup=False,
+        )
+    display.console.print(Text(f"Store: {room.usage(root)}", style="dim"))

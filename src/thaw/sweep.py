@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from thaw import composition, durable, engines, journal, signature
+from thaw import composition, durable, engines, journal, progress, signature
 from thaw.config import Config, check
 from thaw.errors import ThawError, redact, sentence
 
@@ -111,7 +111,12 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
             raise ThawError(f"{told} has several values, and a sweep takes one; put quotes around a value with a comma")
     engines.check(config.hydra.launcher)
     # A wrong value is refused before anything is trained or recorded.
-    settings, *_ = [check(each) for each in composition.samples(task, varied)]
+    samples = [check(each) for each in composition.samples(task, varied)]
+    settings = samples[0]
+    progress.reporter().begin_sweep(composition.size(varied))
+    progress.reporter().phase("checking data")
+    _check_datasets(samples, config.hydra.launcher.get("engine"))
+    progress.reporter().phase("opening MLflow")
 
     from thaw import delivery, tracking
 
@@ -135,9 +140,11 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     with durable.claimed(folder, lambda: None):
         delivery.forget_deleted(folder, store)
         (folder / journal.ELSEWHERE).unlink(missing_ok=True)
-        title = _title(varied, [line["values"] for line in journal.read(folder) if line["kind"] == "open"] + [values])
         tags = {"thaw.command": composition.command(), "thaw.kind": "sweep", "thaw.question": settings.question or ""}
-        tags[tracking.NOTE] = f"{tags['thaw.question']}\n\n    {tags['thaw.command']}".strip("\n")
+        tags[tracking.NOTE] = f"{tags['thaw.question']}\n\n{tracking.code(tags['thaw.command'])}".strip("\n")
+        opened = [line["values"] for line in journal.read(folder) if line["kind"] == "open"]
+        tags |= {f"{tracking.SWEPT}{key}": ",".join(each) for key, each in _merged([*opened, values]).items()}
+        title = _title(varied, _merged([*opened, values]))
         journal.append(
             folder, "open", uri=store.name, experiment=settings.experiment, name=title, parent=None, tags=tags,
             values=values, launch=str(launch.resolve()),
@@ -149,13 +156,38 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     return opened, store, lock
 
 
-def _title(overrides: list[Override], values: list[dict[str, list[str]]]) -> str:
-    """What varies and over which values, those of earlier launches first."""
-    words = []
-    for override in overrides:
-        key = override.key_or_group
-        listed = dict.fromkeys(value for each in values for value in each.get(key, []))
-        words.append(f"{key}={','.join(listed)}" if listed else override.input_line)
+def _check_datasets(samples: list[Config], engine: str | None) -> None:
+    """Refuse a dataset before anything is recorded; on a cluster only what this machine has, too.
+
+    Raises:
+        ThawError: something in it cannot be used.
+    """
+    from thaw import data
+
+    checked = set()
+    for each in samples:
+        named = each.dataset.model_dump_json(exclude={"image_size", "fold"})
+        path = each.dataset.path
+        elsewhere = engine in ("slurm", "ray") and path is not None and not Path(path).expanduser().exists()
+        if named not in checked and not elsewhere:
+            data.load(each.dataset, each.seed, Path(each.store))
+            checked.add(named)
+
+
+def _merged(values: list[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """The values of each key, those of earlier launches first."""
+    keys = dict.fromkeys(key for each in values for key in each)
+    return {key: list(dict.fromkeys(value for each in values for value in each.get(key, []))) for key in keys}
+
+
+def _title(overrides: list[Override], values: dict[str, list[str]]) -> str:
+    """What varies and over which values."""
+    words = [
+        f"{each.key_or_group}={','.join(values[each.key_or_group])}"
+        if values.get(each.key_or_group)
+        else each.input_line
+        for each in overrides
+    ]
     return redact(" ".join(words)) or "sweep"
 
 

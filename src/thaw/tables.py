@@ -62,7 +62,7 @@ def tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: 
         else:
             found.add(below, label, split, file)
     if divided:
-        found.given = {"train", "test", *found.splits}
+        found.given = set(found.splits)
     return found
 
 

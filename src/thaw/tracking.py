@@ -4,10 +4,10 @@ import contextlib
 import getpass
 import hashlib
 import html
-import json
 import logging
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import subprocess
@@ -16,7 +16,6 @@ import textwrap
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -39,8 +38,10 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is
 
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as Markdown
 DETAIL = "with."  # begins the parameters that say more than the short ones, and sorts them behind these
-BEST_FIRST = "metrics.`test_accuracy` DESC"
-COMPARED = 50  # runs on one page; its address names each
+SWEPT = "swept."  # begins the tags of a sweep that name its keys and their values
+BEST_FIRST = "metrics.`kept_val_accuracy` DESC"
+MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow's pages for language models
+CODE_WIDTH = 60  # columns of a command in a description; wider ones push the values of a run out of sight
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -102,31 +103,13 @@ class Store:
         except (OSError, sqlite3.Error):
             return "unknown"
 
-    def page(self, experiment: str, parent: str, charts: bool = False) -> str:
-        """The address of the runs of a sweep, flat and best first, or of their curves side by side."""
-        within = quote(f"tags.mlflow.parentRunId = '{parent}'", safe="")
-        order = quote("metrics.`test_accuracy`", safe="")
-        mode = "&compareRunsMode=CHART" if charts else ""
-        return (
-            f"{self._host()}/#/experiments/{experiment}/runs?workflowType=machine_learning&searchFilter={within}"
-            f"&orderByKey={order}&orderByAsc=false{mode}"
-        )
-
-    def pages(self, experiment: str, parent: str) -> dict[str, str]:
-        """The addresses that show a sweep: its runs flat and best first, their curves, what they chose and came to."""
-        finished = f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'FINISHED'"
-        best = self.client.search_runs([experiment], finished, max_results=COMPARED, order_by=[BEST_FIRST])
-        pages = {"runs": self.page(experiment, parent), "charts": self.page(experiment, parent, charts=True)}
-        if len(best) > 1:
-            runs, experiments = (json.dumps(each) for each in ([run.info.run_id for run in best], [experiment]))
-            pages["compare"] = f"{self._host()}/#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}"
-        return pages
-
     def run_page(self, experiment: str, run: str) -> str:
         """The address of one run."""
-        return f"{self._host()}/#/experiments/{experiment}/runs/{run}"
+        return f"{self.host}/#/experiments/{experiment}/runs/{run}?{MODE}"
 
-    def _host(self) -> str:
+    @property
+    def host(self) -> str:
+        """Where its pages are: the server, or `make ui`."""
         return redact(self.uri).rstrip("/") if self.uri.startswith("http") else UI
 
 
@@ -187,6 +170,17 @@ def markdown(headings: list[str], lines: list[list[str]]) -> str:
     """A table as Markdown."""
     table = [f"| {' | '.join(map(html.escape, line))} |" for line in [headings, *lines]]
     return "\n".join([table[0], "|" + " --- |" * len(headings), *table[1:]])
+
+
+def code(command: str) -> str:
+    """A command as Markdown, in lines that a page can show; still a command for a shell."""
+    lines: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines and len(lines[-1]) + 1 + len(word) <= CODE_WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}" if lines else word)
+    return "```\n" + " \\\n".join(lines) + "\n```"
 
 
 def git_tags(root: Path) -> dict[str, str]:

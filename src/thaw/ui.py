@@ -2,17 +2,25 @@
 
 import argparse
 import os
+import signal
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
-from thaw import delivery, tracking
+from thaw import delivery, tracking, views
+from thaw.cli.terminal import console, link
 from thaw.errors import ThawError
 
 NEWEST = 3  # sweeps whose addresses are printed
+PATIENCE = 60.0  # seconds for the server to answer
 
 
-def main() -> None:
-    """Print the addresses and become `mlflow ui`."""
+def main() -> int:
+    """Start MLflow's server, print the addresses once it answers, and be quiet until it ends."""
     parser = argparse.ArgumentParser(prog="make ui", description=__doc__)
     parser.add_argument("--store", default="mlruns", help="folder that runs leave their files in")
     parser.add_argument("--port", type=int, default=5000)
@@ -20,32 +28,69 @@ def main() -> None:
     try:
         store = tracking.connect(os.environ.get("MLFLOW_TRACKING_URI"), arguments.store)
     except ThawError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        return 1
     delivery.sync(store, Path(arguments.store))
     host = f"http://127.0.0.1:{arguments.port}"
-    print(f"All experiments:\n  {host}/#/experiments")
-    for title, pages in newest_sweeps(store):
-        print(f"\n{title}")
-        for what, page in pages.items():
-            print(f"  {what}: {page.replace(tracking.UI, host)}")
-    sys.stdout.flush()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of fourteen
-    uri = ["--backend-store-uri", store.uri, "--default-artifact-root", store.artifacts or Path("mlruns").as_uri()]
-    serve = ["server", *uri, "--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", *serve])
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = store.uri  # which may hold a password, so that it is no argument
+    artifacts = store.artifacts or (Path(arguments.store).resolve() / "artifacts").as_uri()
+    serve = ["server", "--default-artifact-root", artifacts, "--host", "127.0.0.1", "--port", str(arguments.port)]
+    serve += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    with tempfile.TemporaryFile("w+") as printed:
+        server = subprocess.Popen([sys.executable, "-m", "mlflow", *serve], stdout=printed, stderr=printed)
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        try:
+            if not _answers(server, host):
+                printed.seek(0)
+                print(f"MLflow does not start:\n{printed.read()[-2000:]}", file=sys.stderr)
+                return 1
+            _print_addresses(store, host)
+            return max(0, server.wait())
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _answers(server: subprocess.Popen, host: str) -> bool:
+    """Whether the server answers before it ends or patience does."""
+    until = time.monotonic() + PATIENCE
+    while server.poll() is None and time.monotonic() < until:
+        try:
+            with urlopen(f"{host}/health", timeout=5):
+                return True
+        except (URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
+def _print_addresses(store: tracking.Store, host: str) -> None:
+    shown = console()
+    for title, pages in newest_sweeps(store):
+        shown.print(title, markup=False)
+        for what, page in pages.items():
+            shown.print(link(shown, f"  {what}", page.replace(tracking.UI, host)))
+    shown.print(f"All experiments: {host}/#/experiments")
+    shown.print("Ctrl-C ends it.")
+    sys.stdout.flush()
 
 
 def newest_sweeps(store: tracking.Store) -> list[tuple[str, dict[str, str]]]:
-    """The newest sweeps, each with its title and the addresses of its runs and of their curves."""
+    """The newest sweeps, each with its title and the addresses of its pages."""
     experiments = [each.experiment_id for each in store.client.search_experiments()]
     found = store.client.search_runs(
         experiments, "tags.`thaw.kind` = 'sweep'", order_by=["start_time DESC"], max_results=NEWEST
     )
     return [
-        (f"{run.info.run_name} ({run.info.status})", store.pages(run.info.experiment_id, run.info.run_id))
+        (
+            f"{run.info.run_name} ({run.info.status})",
+            views.pages(store, run.info.experiment_id, run.info.run_id, views.swept(run)),
+        )
         for run in found
     ]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

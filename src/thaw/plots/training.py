@@ -1,0 +1,83 @@
+"""Figures of one run: its learning curves, and its confusion matrix."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from thaw.plots.style import BLUE, GREY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, save, short
+
+__all__ = ["confusion_matrix", "learning_curves", "save"]
+
+NUMBERED = 15  # classes; the cells of more have no room for numbers
+NAMED = 40  # classes; the names of more are not legible
+LARGEST = 400  # classes drawn as vectors; more as pixels
+
+
+def learning_curves(history: Sequence[dict[str, float]], boundary: int, kept: int) -> Figure:
+    """Loss and accuracy against the epoch.
+
+    Args:
+        history: of each epoch `loss`, `accuracy`, `val_loss`, `val_accuracy`.
+        boundary: how many epochs belong to the first stage; a line marks where the next begins.
+        kept: the index of the epoch whose weights were kept, which is ringed.
+    """
+    epochs = np.arange(1, len(history) + 1)
+    with plt.rc_context(STYLE):
+        drawn, axes = plt.subplots(1, 2, figsize=(2 * WIDTH, HEIGHT + 0.3), layout="constrained")
+        for axis, name, unit in zip(axes, ("loss", "accuracy"), ("Cross-entropy (nats)", "Accuracy"), strict=True):
+            values = {"training": [each[name] for each in history]}
+            values["validation"] = [each[f"val_{name}"] for each in history]
+            axis.plot(epochs, values["training"], "o-", color=BLUE, label="training")
+            axis.plot(epochs, values["validation"], "s--", color=ORANGE, label="validation")
+            ring = {"markersize": 11, "fillstyle": "none", "color": ORANGE, "label": "kept epoch"}
+            axis.plot(epochs[kept], values["validation"][kept], "o", linestyle="none", **ring)
+            if 0 < boundary < len(history):
+                axis.axvline(boundary + 0.5, color=GREY, linestyle=":", label="fine-tuning begins")
+            axis.set(xlabel="Epoch", ylabel=unit)
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylim(bottom=0)
+        legend_below(drawn, axes[0])
+        return drawn
+
+
+def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: str = "") -> Figure:
+    """How often each true class (row) was taken for each class (column); colours are proportions of a row.
+
+    Args:
+        confusion: int (classes, classes), counts.
+        class_names: in their order; numbers stand for them where there are too many.
+        title: what it shows, above.
+    """
+    count = len(class_names)
+    named = count <= NAMED
+    names = [short(name) for name in class_names] if named else []
+    margin = 0.075 * max(map(len, names), default=0) + 0.55  # inches for names
+    side = min(7.5, max(2.2, 0.3 * count)) if named else 5.5
+    proportions = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    with plt.rc_context(STYLE):
+        drawn, axis = figure(max(WIDTH, side + margin + 0.9), side + margin + (0.35 if title else 0.1))
+        if count <= LARGEST:
+            image = axis.pcolormesh(proportions, cmap="cividis", vmin=0, vmax=1)
+            axis.invert_yaxis()
+            offset = 0.5
+        else:
+            image, offset = axis.imshow(proportions, cmap="cividis", vmin=0, vmax=1), 0.0
+        axis.set_aspect("equal")
+        if named:
+            tilt = {"rotation": 90} if max(map(len, names)) > 2 else {}
+            axis.set_xticks(np.arange(count) + offset, names, **tilt)
+            axis.set_yticks(np.arange(count) + offset, names)
+        number = "" if named else " (number)"
+        axis.set(xlabel=f"Predicted class{number}", ylabel=f"True class{number}", title=title)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+        if count <= NUMBERED:
+            size = SIZE if confusion.max() < 1000 else SIZE - 2
+            for row, column in np.argwhere(confusion):
+                colour = "black" if proportions[row, column] > 0.5 else "white"
+                place = (column + offset, row + offset)
+                axis.text(*place, f"{confusion[row, column]}", ha="center", va="center", color=colour, fontsize=size)
+        drawn.colorbar(image, ax=axis, label="Proportion of the true class", shrink=0.85)
+        return drawn

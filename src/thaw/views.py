@@ -1,0 +1,165 @@
+"""Views of a sweep in MLflow's UI: its table, its curves and its parallel axes, each behind an address that opens it.
+
+MLflow keeps a view as JSON in a tag of the experiment, `mlflow.sharedViewState.KEY`, and opens it at an address with
+that key. The address must not have filters or an order of its own: MLflow would then ignore the view.
+"""
+
+import json
+from urllib.parse import quote
+
+from mlflow import __version__
+from mlflow.entities import Run
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from thaw.grouping import CHOOSING, REPORTED, SHORT
+from thaw.tracking import DETAIL, MODE, SWEPT, Store
+
+OLDEST = 3  # major version of MLflow whose views these are
+COST = "training_seconds"
+CURVES = ("val_loss", "train_loss", "val_accuracy", "train_accuracy")
+DRAWN = 50  # runs in a chart
+OTHERS = "Model metrics"  # MLflow's own name of the section for all that has no chart here
+WIDTHS = {"attributes.`Run Name`": 200, "runDateAndNestInfo": 60, "duration": 80}
+
+
+def pages(store: Store, experiment: str, parent: str, varied: list[str]) -> dict[str, str]:
+    """The addresses that show a sweep: its runs best first, their curves side by side, choices against results.
+
+    Args:
+        store: that has it; the views are saved there.
+        experiment: its id.
+        parent: the id of the sweep's run.
+        varied: the keys that it varies.
+    """
+    if not _knows_views(store):
+        return {"runs": sorted_table(store, experiment, parent)}
+    address = f"{store.host}/#/experiments/{experiment}/runs?{MODE}"
+    params = [_param(key) for key in varied if _param(key)]
+    found = {}
+    for name, chart_mode, view in (
+        ("runs", "", _table(parent, params)),
+        ("charts", "&compareRunsMode=CHART", {**_table(parent, params), **_curves()}),
+        ("compare", "&compareRunsMode=CHART", {**_table(parent, params), **_parallel(params)}),
+    ):
+        key = f"{parent[:8]}-{name}"
+        store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
+        found[name] = f"{address}{chart_mode}&viewStateShareKey={key}"
+    return found
+
+
+def sorted_table(store: Store, experiment: str, parent: str) -> str:
+    """The address of a sweep's runs, flat and best first, for a version of MLflow that has no such views."""
+    within, order = (quote(each, safe="") for each in (_within(parent), _metric(CHOOSING)))
+    path = f"{store.host}/#/experiments/{experiment}/runs"
+    return f"{path}?{MODE}&searchFilter={within}&orderByKey={order}&orderByAsc=false"
+
+
+def swept(run: Run) -> list[str]:
+    """The keys that a recorded sweep varies."""
+    return [key.removeprefix(SWEPT) for key in run.data.tags if key.startswith(SWEPT)]
+
+
+def name_champion(store: Store, experiment: str) -> None:
+    """Give the alias `champion` to the version of each registered model whose run validated best in the experiment."""
+    client = store.client
+    models = client.search_registered_models()
+    if not models:
+        return
+    finished = client.search_runs([experiment], "attributes.status = 'FINISHED'", max_results=1000)
+    scores = {run.info.run_id: run.data.metrics.get(CHOOSING, -1.0) for run in finished}
+    for model in models:
+        versions = [each for each in client.search_model_versions(f"name = '{model.name}'") if each.run_id in scores]
+        if versions:
+            best = max(versions, key=lambda version: scores[version.run_id])
+            client.set_registered_model_alias(model.name, "champion", best.version)
+
+
+def _knows_views(store: Store) -> bool:
+    version = __version__
+    if store.uri.startswith("http"):
+        try:
+            version = http_request(get_default_host_creds(store.uri), "/version", "GET", timeout=5).text
+        except Exception:  # then the sorted table, which every version has
+            return False
+    return version.partition(".")[0].isdigit() and int(version.partition(".")[0]) >= OLDEST
+
+
+def _param(key: str) -> str:
+    """The parameter that a swept key is recorded as; nothing where it is not."""
+    if key in (*SHORT, "seed"):
+        return key
+    return f"{DETAIL}{key}" if "." in key else ""
+
+
+def _metric(name: str) -> str:
+    return f"metrics.`{name}`"
+
+
+def _within(parent: str) -> str:
+    return f"tags.mlflow.parentRunId = '{parent}'"
+
+
+def _table(parent: str, params: list[str]) -> dict:
+    """The runs of a sweep, best first, with their scores and what was swept as columns."""
+    columns = [_metric(CHOOSING), _metric(REPORTED), *(f"params.`{param}`" for param in params), _metric(COST)]
+    return {
+        "searchFilter": _within(parent),
+        "orderByKey": _metric(CHOOSING),
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns,
+        "columnOrder": ["0", "attributes.`Run Name`", *columns, "runDateAndNestInfo", "duration"],
+        "columnWidths": {**WIDTHS, **{column: 130 if column.startswith("metrics") else 100 for column in columns}},
+        "runsHiddenMode": "SHOW_ALL",
+    }
+
+
+def _curves() -> dict:
+    """Learning curves of validation and training, then the scores."""
+    lines = [
+        {
+            **_chart(f"curve-{name}", "LINE"), "metricKey": name, "selectedMetricKeys": [name], "lineSmoothness": 0,
+            "xAxisScaleType": "linear", "scaleType": "linear", "xAxisKey": "step", "selectedXAxisMetricKey": "",
+            "yAxisKey": "metric", "yAxisExpressions": [], "ignoreOutliers": False, "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+        }
+        for name in CURVES
+    ]  # fmt: skip
+    bars = [{**_chart(f"score-{name}", "BAR"), "metricKey": name} for name in (REPORTED, CHOOSING)]
+    return _charts("Learning curves and accuracy", [*lines, *bars], columns=2, height=230)
+
+
+def _parallel(params: list[str]) -> dict:
+    """Parallel axes of what was swept and the scores; the last axis, validation, gives the colour."""
+    axes = {"selectedParams": params, "selectedMetrics": [REPORTED, CHOOSING], "showAllRuns": False}
+    return _charts("What was chosen, and what it came to", [{**_chart("axes", "PARALLEL"), **axes}], 1, 370)
+
+
+def _chart(name: str, kind: str) -> dict:
+    return {
+        "uuid": f"thaw-{name}", "type": kind, "runsCountToCompare": DRAWN, "metricSectionId": "thaw", "deleted": False,
+        "isGenerated": False,
+    }  # fmt: skip
+
+
+def _charts(title: str, charts: list[dict], columns: int, height: int) -> dict:
+    section = {"isReordered": True, "deleted": False}
+    return {
+        "runListHidden": True,
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": False,
+        "useGroupedValuesInCharts": True,
+        "groupBy": None,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            {"uuid": "thaw", "name": title, "display": True, "isGenerated": False, "columns": columns,
+             "cardHeight": height, **section},
+            {"uuid": "thaw-others", "name": OTHERS, "display": False, "isGenerated": True, **section},
+        ],
+    }  # fmt: skip
