@@ -18,7 +18,7 @@ setup-dev: $(INSTALLED_DEV)  ## the same with SLURM, Ray, the team's server, Ten
 # Bytecode is compiled by all cores afterwards, which is quicker than one file at a time and makes imports quick.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Thaw needs Python 3.11 or newer: make PYTHON=python3.12")'
-	@echo "Installing TensorFlow, MLflow, Hydra and Thaw into $(VENV): SIZE on disk, MINUTES."
+	@echo "Installing TensorFlow, MLflow, Hydra and Thaw into $(VENV): 3 GB on disk, a few minutes."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --requirement requirements.lock
 	@$(PIP) --quiet --no-deps --no-build-isolation --editable .

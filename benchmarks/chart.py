@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from thaw.figures import BLUE, GREY, ORANGE, STYLE
+
+from thaw.plots.style import BLUE, GREY, ORANGE, STYLE
 
 GROWTH = {"depths": "Depths in the sweep", "epochs": "Epochs a stage", "images": "Training images"}
 

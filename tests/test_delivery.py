@@ -305,7 +305,7 @@ def test_a_server_that_never_comes_back_ends_no_run_and_sync_delivers_later(serv
     server.kill()
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-    assert "wait to be sent to MLflow" in out
+    assert "not yet sent to MLflow" in out
     sync = [sys.executable, "-m", "thaw.delivery", "--store", str(tmp_path / "mlruns")]
     told = subprocess.run(sync, capture_output=True, text=True, check=False)
     assert "needs its credentials" in told.stderr

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from thaw import engines
+from thaw import engines, runtime
 
 
 def come_to(value):
@@ -78,13 +78,23 @@ def test_each_process_has_a_gpu_in_turn(tmp_path, monkeypatch):
 
 def test_gpus_are_counted_without_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert engines.gpus() == []
+    assert runtime.gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\necho 'GPU 1: B (UUID: GPU-b)'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert engines.gpus() == ["0", "1"]
+    assert runtime.gpus() == ["0", "1"]
+
+
+def test_a_card_that_tensorflow_does_not_see_is_pointed_out(tmp_path, monkeypatch):
+    assert runtime.start(2) == "CPU, 2 threads"
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert "an NVIDIA GPU that TensorFlow does not see: pip install -e '.[cuda]'" in runtime.start(2)
 
 
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])

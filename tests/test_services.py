@@ -199,8 +199,10 @@ def test_a_worker_that_is_killed_costs_its_run_only(engine, request, expected, t
     table = [line for line in out.splitlines() if line.startswith("│")]
     assert sum("FINISHED" in line for line in table) == 5, out
     assert sum("LOST" in line for line in table) == 1, out
-    told = next(number for number, line in enumerate(out.splitlines()) if "] unfreeze=" in line and "LOST" in line)
-    assert told < out.splitlines().index("6 runs"), "it is told of when it happens"
+    reported = next(
+        number for number, line in enumerate(out.splitlines()) if line.startswith("✗ [") and "· lost: " in line
+    )
+    assert reported < out.splitlines().index("6 runs, best validation accuracy first"), "it is reported when it happens"
     assert "the same command goes on with it" in out
     kept = list(tmp_path.glob("launches/*/slurm/*/*.err"))
     assert bool(kept) == (engine == "slurm"), "what its jobs printed, until all are complete"
@@ -217,7 +219,7 @@ def test_ctrl_c_stops_what_was_started(engine, request, tmp_path):
     command.send_signal(signal.SIGINT)
     out, _ = command.communicate(timeout=120)
     assert command.returncode == 130, out
-    assert "Interrupted." in out
+    assert "Interrupted;" in out
     wait_for(lambda: not at_work(tmp_path), 60)
     if engine == "slurm":
         wait_for(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout.strip(), 60)
@@ -230,7 +232,7 @@ def test_a_run_that_fails_is_told_of_when_it_does(engine, request, tmp_path):
     slow = ["training.finetune.epochs=3000", "unfreeze=3"]
     command = train("-m", *TINY, *slow, "backbone.name=VGG99,MobileNet", f"store={tmp_path}", "threads=1", *launcher)
     for line in command.stdout:
-        if "FAILED" in line:
+        if line.startswith("✗ ["):
             break
     assert "backbone.name=VGG99" in line
     assert command.poll() is None, "the other still trains"

@@ -4,6 +4,7 @@ import json
 from urllib.parse import parse_qs, unquote
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from thaw import tracking, views
 
@@ -68,6 +69,14 @@ def test_a_version_without_views_gets_the_sorted_table(store, sweep, monkeypatch
     ((name, page),) = views.pages(store, *sweep, ["unfreeze"]).items()
     assert (name, parse_qs(page)["orderByKey"]) == ("runs", ["metrics.`kept_val_accuracy`"])
     assert f"parentRunId = '{sweep[1]}'" in unquote(page)
+
+
+def test_who_may_not_save_a_view_gets_the_sorted_table(store, sweep, monkeypatch):
+    def refuse(*_):
+        raise MlflowException("Permission denied")
+
+    monkeypatch.setattr(store.client, "set_experiment_tag", refuse)
+    assert list(views.pages(store, *sweep, ["unfreeze"])) == ["runs"]
 
 
 def test_the_champion_is_the_version_that_validated_best(store, sweep):

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from mlflow import __version__
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
@@ -43,7 +44,10 @@ def pages(store: Store, experiment: str, parent: str, varied: list[str]) -> dict
         ("compare", "&compareRunsMode=CHART", {**_table(parent, params), **_parallel(params)}),
     ):
         key = f"{parent[:8]}-{name}"
-        store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
+        try:
+            store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
+        except MlflowException:  # somebody who may only read, or a view of a hundred keys that no tag holds
+            return {"runs": sorted_table(store, experiment, parent)}
         found[name] = f"{address}{chart_mode}&viewStateShareKey={key}"
     return found
 
