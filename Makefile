@@ -34,7 +34,7 @@ $(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
 	@touch $@
 
 demo: setup  ## six runs on the digits that ship with scikit-learn, as a table and side by side in MLflow
-	@echo "Training six runs: DEMO on two cores. A kill loses an epoch at most; the same command resumes."
+	@echo "Training six runs: 3 to 12 minutes on two cores. A kill loses an epoch at most; the same command resumes."
 	$(BIN)/python train.py -m backbone=effnetb0,xception unfreeze=0,20,30
 
 check-data: setup  ## what is wrong with a folder of pictures: make check-data dataset.path=DIR (args="..." for more)

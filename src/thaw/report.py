@@ -61,7 +61,8 @@ def tell(found: Comparison, console: Console) -> None:
     shown = Table(title=None, header_style="bold")
     for number, heading in enumerate(headings):
         justify = "left" if number < len(found.varied) else "right"
-        narrowest = len("(0.000–1.000)") if heading.startswith(title(found.metric).lower()) else None
+        words = [*heading.split(), "(0.000–1.000)" if heading.startswith(title(found.metric).lower()) else ""]
+        narrowest = max(map(len, words))  # so that no word is broken
         shown.add_column(Text(heading), justify=justify, overflow="fold", min_width=narrowest)
     for line in lines:
         shown.add_row(*map(Text, line))
