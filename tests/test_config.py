@@ -31,7 +31,7 @@ def test_a_stage_may_have_a_fraction_of_its_own(composed):
         ("training.head.epochs=2.5", ["training.head.epochs=2.5", "integer"]),
         ("training.head.learning_rate=fast", ["training.head.learning_rate=fast", "number"]),
         ("training.head.optimizer=adm", ["training.head.optimizer=adm", "'adam'"]),
-        ("training.evaluate=middle", ["training.evaluate=middle", "'best' or 'last'"]),
+        ("training.evaluate=middle", ["training.evaluate=middle", "'best', 'last_stage' or 'last'"]),
         ("+training.head.epoch=3", ["training.head.epoch", "did you mean training.head.epochs?"]),
         ("dataset.image_size=16", ["EfficientNetB0", "32 px", "dataset.image_size=16"]),
         ("training.head.epochs=0", ["no stage has an epoch", "training.head.epochs"]),

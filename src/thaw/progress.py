@@ -4,10 +4,12 @@ By default nothing is shown. `thaw.cli.terminal` shows it on a terminal.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
 
 
 class Step:
@@ -21,13 +23,14 @@ class Step:
 
 
 class Reporter:
-    """Takes reports of progress; this one shows nothing."""
+    """Takes reports of progress; this one shows none."""
 
     def say(self, line: str) -> None:
         """A line about the run under way."""
 
     def announce(self, line: str) -> None:
-        """A line about the command, not about one run."""
+        """A line about the command, not about one run; logged where nobody shows it, as it may be a warning."""
+        logger.warning(line)
 
     def begin_sweep(self, total: int | None) -> None:
         """A sweep of so many runs begins; None where a sweeper decides."""
