@@ -551,3 +551,11 @@ def test_what_is_no_better_after_fine_tuning_is_said(store, record):
     )
     said = report.sentences(compared(store))
     assert "Fine-tuning did not lower the validation loss; the head's weights were kept (1 of 2 runs)." in said
+
+
+def test_backbones_are_held_against_each_other_at_the_same_depth_where_that_is_there(store, record):
+    for backbone, depth, right in (("xception", "0", 180), ("effnetb0", "30", 150), ("effnetb0", "0", 100)):
+        record(right, backbone=backbone, unfreeze=depth)
+    said = {each.key: each.summary for each in compared(store).verdicts}
+    assert said["backbone"].startswith("backbone: xception is better than effnetb0; xception +40.0 points")
+    assert said["backbone"].endswith("with unfreeze=0")

@@ -98,8 +98,10 @@ class Verdict:
     def _context(self) -> str:
         """What both have in common, where more than this key varies."""
         same = {key: value for key, value in self.variant.values.items() if key != self.key}
-        if not same or any(self.baseline.values[key] != value for key, value in same.items()):
+        if not same:
             return ""
+        if any(self.baseline.values[key] != value for key, value in same.items()):
+            return f" ({self.variant.name} against {self.baseline.name})"
         return f", with {grouping.named(same)}"
 
 
@@ -250,7 +252,9 @@ def _asked(variants: list[Variant], varied: list[str], against: str | None) -> I
                 if variant.values[key] != plain and (baseline := _counterpart(variant, baselines, key))
             )
         else:
-            found = ((key, variants[0], each) for each in variants if each.values[key] != variants[0].values[key])
+            others = [each for each in variants if each.values[key] != variants[0].values[key]]
+            first = _counterpart(variants[0], others, key)
+            found = ((key, variants[0], each) for each in [*([first] if first else []), *others])
         yield from itertools.islice(found, 1)
 
 
