@@ -136,3 +136,12 @@ def test_what_does_not_decode_is_found_and_never_read(tmp_path, name):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(ThawError, match="a.jpg does not decode as an image"):
         decoding.read(tmp_path / "a.jpg", 8, 2.0)
+
+
+@pytest.mark.parametrize(("shape", "shown"), [((8, 8), (128, 128)), ((600, 300), (480, 240)), ((200, 100), (200, 100))])
+def test_a_picture_for_people_keeps_its_shape(shape, shown):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    found = decoding.photograph(pixels, 480)
+    assert found.shape == (*shown, 3)
+    if shape == (8, 8):
+        np.testing.assert_array_equal(found[::16, ::16], pixels)

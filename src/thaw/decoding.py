@@ -18,6 +18,7 @@ MEGAPIXELS = 100.0  # more is taken for a file made to fill the memory
 VERSION = f"1 Pillow {Image.__version__}"  # of what `trouble` finds
 
 LARGE = threading.Lock()
+TINY = 128  # px of the longer side of a picture that is enlarged for people
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes from the configuration
 
@@ -50,13 +51,19 @@ def read(source: Path | np.ndarray, size: int, megapixels: float = math.inf) -> 
 
 
 def photograph(source: Path | np.ndarray, longest: int) -> np.ndarray:
-    """A picture for people, in its own shape: uint8 (height, width, 3), its longer side at most `longest` px."""
+    """A picture for people, in its own shape: uint8 (height, width, 3).
+
+    Its longer side has at most `longest` px; a tiny picture is enlarged, pixel by pixel, so that a heat map has room.
+    """
     if isinstance(source, np.ndarray):
         image = Image.fromarray(source).convert("RGB")
     else:
         with _opened(source, math.inf) as opened:
             opened.draft("RGB", (longest, longest))
             image = _upright(opened)
+    if max(image.size) < TINY:
+        times = math.ceil(TINY / max(image.size))
+        image = image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
