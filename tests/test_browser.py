@@ -188,7 +188,8 @@ def test_the_charts_open_with_the_learning_curves_and_then_the_scores(ui, chromi
     opened(chromium, ui["charts"], "Learning curves and accuracy", "(6)")
     titles = ["val_loss", "train_loss", "val_accuracy", "train_accuracy", "test_accuracy", "kept_val_accuracy"]
     cards = shows(chromium, CARDS, lambda cards: [each[0] for each in cards] == titles and cards[3][1] and cards[5][2])
-    assert [lines for _, lines, _ in cards[:4]] == [6] * 4
+    # MLflow draws a run's curve as one trace or, with its points, as two.
+    assert all(lines in (6, 12) for _, lines, _ in cards[:4])
     assert [bars for _, _, bars in cards[4:]] == [6] * 2
 
 
