@@ -195,7 +195,7 @@ def _note(trained: dict[str, Trained], chosen: Stage) -> str:
     """That a later stage left worse weights than an earlier one; nothing if it did not."""
     losses = {name: stage.history[stage.kept]["val_loss"] for name, stage in trained.items()}
     *earlier, last = losses
-    if not any(losses[name] <= losses[last] for name in earlier):
+    if not any(not losses[name] > losses[last] for name in earlier):  # NaN is no better, either
         return ""
     whose = "the head's" if chosen.name == "head" else "its"
     return f"Fine-tuning did not lower the validation loss; {whose} weights were kept"

@@ -33,7 +33,7 @@ def pages(store: Store, experiment: str, parent: str, varied: list[str]) -> dict
         parent: the id of the sweep's run.
         varied: the keys that it varies.
     """
-    if not _knows_views(store):
+    if store.away or not _knows_views(store):
         return {"runs": sorted_table(store, experiment, parent)}
     address = f"{store.host}/#/experiments/{experiment}/runs?{MODE}"
     params = [_param(key) for key in varied if _param(key)]
