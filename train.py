@@ -136,11 +136,11 @@ def hydra_job(composed: DictConfig) -> None:
             shutil.rmtree(job.launch, ignore_errors=True)
     if job.sweep:
         outcome.write(job.launch)
-        display.end_run(outcome.summary(job.label), trained=not outcome.reused)
+        display.end_run(outcome.summary(job.label), trained=outcome.has_trained)
     elif outcome.status == "FINISHED":
         from thaw import summary
 
-        display.end_run(outcome.summary(job.label), trained=not outcome.reused)
+        display.end_run(outcome.summary(job.label), trained=outcome.has_trained)
         summary.finish(outcome, config, display)
     else:
         display.stop()

@@ -134,5 +134,5 @@ class ThawLauncher(Launcher):
                 outcome.write(job.launch)
             # A worker on this machine has reported its own end on this terminal, unless it died.
             if self.engine != "local" or outcome.status in ("LOST", "KILLED"):
-                display.end_run(outcome.summary(job.label), trained=True)
+                display.end_run(outcome.summary(job.label), trained=False)
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in jobs]

@@ -4,6 +4,7 @@ Variants are ordered by validation accuracy and tested on the test images. Reads
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -106,10 +107,12 @@ class Verdict:
 
 
 def _claim(key: str, chosen: str, held: str, claim: str) -> str:
-    if key == "unfreeze":
+    one, other = (math.inf if each == "all" else grouping.as_number(each) for each in (chosen, held))
+    grows = one is not None and other is not None and one > other
+    if key == "unfreeze" and grows:
         layers = f"{chosen} layers"
         what = "unfreezing" if held == "0" else f"unfreezing more than {held} layers"
-    elif key == "fraction":
+    elif key == "fraction" and grows:
         layers, what = f"{chosen} % of the training images", f"more data than {held} %"
     elif key == "augmentation" and held == "none":
         layers, what = chosen, "augmentation"
@@ -353,7 +356,7 @@ def _difference(
 
 def _needs_images(difference: float, times: float | None, images: int) -> str:
     """How many test images would show a difference, in words; nothing where none would, or it is next to nothing."""
-    if times is None or abs(difference) < SMALLEST:
+    if times is None or times <= 1 or abs(difference) < SMALLEST:
         return ""
     return f"{100 * abs(difference):.1f} points would need about {_rounded(times * images)} test images"
 
@@ -363,6 +366,8 @@ def _needs_more(found: statistics.TwoLevel, seeds: int, images: int) -> str:
     difference = found.by.value
     times = statistics.images_needed(difference, found.images, found.seeds / seeds)
     count = statistics.seeds_needed(difference, found, seeds)
+    times = times if times and times > 1 else None  # what there is did not do
+    count = count if count and count > seeds else None
     if abs(difference) < SMALLEST or (times is None and count is None):
         return ""
     wanted = [f"{count} seeds"] * (count is not None) + [f"{_rounded((times or 0) * images)} test images"] * bool(times)

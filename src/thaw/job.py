@@ -61,6 +61,11 @@ class Outcome:
         file = launch / "outcome.json"
         return Outcome(**json.loads(file.read_text())) if file.exists() else None
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether this command trained something of it, to the end."""
+        return self.status == "FINISHED" and self.reused not in ("finished before", "trained by another process")
+
     def summary(self, label: str) -> str:
         """It in one line, for a terminal."""
         if self.status != "FINISHED":

@@ -18,9 +18,6 @@ class Step:
     def advance(self, count: float = 1) -> None:
         """So much more is done."""
 
-    def describe(self, what: str) -> None:
-        """What is done now, in few words."""
-
 
 class Reporter:
     """Takes reports of progress; this one shows none."""

@@ -32,7 +32,7 @@ def fitted(line: str, width: int) -> str:
 def link(shown: Console, text: str, address: str) -> Text:
     """An address on a line of its own that is not broken: a hyperlink (OSC 8) where it is wider than the terminal."""
     whole = f"{text}: {address}"
-    if not shown.is_terminal or cell_len(whole) <= shown.width:
+    if not shown.is_terminal or shown.is_dumb_terminal or cell_len(whole) <= shown.width:
         return Text(whole, no_wrap=True, overflow="ignore")
     return Text.assemble((text, f"link {address} underline"))
 
@@ -47,7 +47,7 @@ class Display(progress.Reporter):
 
     def __init__(self, shown: Console | None = None, live: bool = True):
         self.console = shown = shown or console()
-        self.live = _Tasks(shown) if live and shown.is_terminal else None
+        self.live = _Tasks(shown) if live and shown.is_terminal and not shown.is_dumb_terminal else None
         self.label, self.numbers = "", ""
         self.sweep: TaskID | None = None
         self.run: TaskID | None = None
@@ -203,6 +203,8 @@ class TimeLeft:
         others = (self.runs or 0) - self.ended - self.running
         if others <= 0:
             return here
+        if not self.running and usual is None:
+            return None
         return here + others * (usual if usual is not None else elapsed + here)
 
     def smoothed(self) -> float | None:
@@ -235,10 +237,6 @@ class _Step(progress.Step):
             left = f"{duration((self.total - self.done) / rate)} left" if self.total and self.unit and rate else ""
             self.display.live.update(self.task, completed=self.done, detail=detail, left=left)
             self.display.show_time_left()
-
-    def describe(self, what: str) -> None:
-        if self.task is not None and self.display.live:
-            self.display.live.update(self.task, description=what)
 
     def end(self) -> None:
         """Take it off the display."""
