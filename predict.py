@@ -29,7 +29,7 @@ def main() -> int:
             return 1
         run = prediction.choose(store, arguments.run, arguments.experiment)
         if arguments.worst:
-            asked = prediction.worst(store, run, arguments.worst)
+            asked = [picture for picture, _ in prediction.worst(store, run, arguments.worst)]
         elif arguments.split:
             asked = prediction.drawn(store, run, arguments.split, arguments.class_name, arguments.count, arguments.seed)
         else:

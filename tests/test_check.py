@@ -11,6 +11,7 @@ from test_data import folder
 from test_decoding import png_of
 
 from thaw import check, data, decoding, fingerprint
+from thaw.cli import terminal
 from thaw.errors import ThawError
 
 
@@ -351,6 +352,8 @@ def test_a_dataset_is_decoded_once_for_each_content(root, load, tmp_path, monkey
 
 
 def test_the_command_tells_balance_and_trouble(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "LONG", 0.0)
+
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["check", f"dataset.path={root}", f"store={tmp_path / 'mlruns'}", *arguments])
         status = check.main()
@@ -358,6 +361,7 @@ def test_the_command_tells_balance_and_trouble(root, tmp_path, monkeypatch, caps
 
     status, out = run("dataset=folder")
     assert status == 0
+    assert out.startswith("checking · 36 files · ")
     assert "12 training, 12 validation and 12 test images; 6 training images a class" in out
     assert "cat" in out
     empty_file(root)

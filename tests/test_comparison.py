@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import io
 import re
+import types
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, page, report, tracking
+from thaw import comparison, page, report, statistics, tracking
 from thaw.errors import ThawError
 from thaw.plots import comparison as plots
 from thaw.plots import style
@@ -559,3 +560,65 @@ def test_backbones_are_held_against_each_other_at_the_same_depth_where_that_is_t
     said = {each.key: each.summary for each in compared(store).verdicts}
     assert said["backbone"].startswith("backbone: xception is better than effnetb0; xception +40.0 points")
     assert said["backbone"].endswith("with unfreeze=0")
+
+
+def test_a_difference_with_more_than_one_cause_has_no_verdict(store, record):
+    record(180, backbone="xception", unfreeze="30")
+    record(100, backbone="effnetb0", unfreeze="0")
+    found = compared(store)
+    assert found.verdicts == []
+    assert "xception unfreeze=30 is better than effnetb0 unfreeze=0" in found.differences[0].summary
+    found = compared(store, against="unfreeze=0")
+    assert found.verdicts == []
+    assert len(found.differences) == 1
+
+
+@pytest.mark.parametrize(
+    ("held", "chosen", "verdict"),
+    [
+        ({"unfreeze": "20"}, {"unfreeze": "all"}, "Unfreezing more than 20 layers helps: all layers +30.0 points"),
+        ({"fraction": "50"}, {"fraction": "10"}, "fraction: 10 is better than 50; 10 +30.0 points"),
+        ({"head": "linear"}, {"head": "hidden"}, "head: hidden is better than linear; hidden +30.0 points"),
+    ],
+)
+def test_a_verdict_speaks_of_more_only_where_there_is_more(store, record, held, chosen, verdict):
+    record(100, **held)
+    record(160, **chosen)
+    (key, value) = next(iter(held.items()))
+    (said,) = compared(store, against=f"{key}={value}").verdicts
+    assert said.summary.startswith(verdict)
+
+
+def test_what_is_there_is_not_said_to_be_needed():
+    from thaw.statistics import TwoLevel
+
+    found = TwoLevel(statistics.Interval(0.01, -0.01, 0.03), 0.2, seeds=0.0, images=1e-6, shared=1e-6)
+    assert comparison._needs_more(found, 3, 500) == ""
+
+
+def test_few_seeds_make_the_number_of_images_larger():
+    alone = statistics.images_needed(0.02, 1e-4)
+    assert statistics.images_needed(0.02, 1e-4, 1e-5) > alone
+    assert statistics.images_needed(0.02, 1e-4, 1e-6, seeds=3) > statistics.images_needed(0.02, 1e-4, 1e-6, seeds=30)
+
+
+def test_the_kept_epoch_is_found_by_its_step(store, record):
+    run = record(150, unfreeze="0")
+    for step, value in ((7, 0.2), (8, 0.1)):  # a head that stopped early leaves out steps
+        for key in ("val_loss", "val_accuracy", "stage"):
+            store.client.log_metric(run, key, value, step=step)
+    store.client.log_metric(run, "kept_epoch", 7)
+    (variant,) = compared(store).variants
+    ((epochs, kept),) = page._histories(store.client, variant)
+    assert (len(epochs), kept) == (6, 4)
+
+
+def test_an_archive_that_is_not_there_is_not_fetched_for_the_page(store, record, monkeypatch, tmp_path):
+    run = record(150, unfreeze="0")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(page.prediction, "worst", lambda *_: pytest.fail("fetched"))
+    dataset = types.SimpleNamespace(source="archive", url="https://example.org/pets.zip", sha256=None)
+    monkeypatch.setattr(page.prediction, "settings", lambda *_: types.SimpleNamespace(dataset=dataset))
+    assert page._worst(compared(store), store) == (
+        [], f"The images are not on this machine; python predict.py --run {run} fetches them."
+    )  # fmt: skip

@@ -619,3 +619,9 @@ def test_a_table_with_validation_rows_alone_is_taken_alike(table, load):
     found = load(labelled(table(lines, "file,class,split")))
     assert counted(found)["test"] == 2
     assert "validation is tested on" in found.summary
+
+
+@pytest.mark.parametrize("layout", ["pooled", "classes"])
+def test_the_splits_of_a_table_do_not_count_where_it_is_divided_anew(table, load, layout):
+    lines = [f"all/{number:03d}.png,{number % 2},{('train', 'none', '')[number % 3]}" for number in range(12)]
+    assert sum(sizes(load(labelled(table(lines), layout=layout)))) == 12

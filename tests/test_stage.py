@@ -258,3 +258,31 @@ def test_class_weights_weigh_the_loss_alone():
     counted = np.array([1, 1, 1, 0], np.float32)  # the last fills the batch up
     loss = stage._Balanced((3.0, 0.5))(labels, probabilities, sample_weight=counted)
     assert float(loss) == pytest.approx((3 * each[0] + 0.5 * each[1] + 0.5 * each[2]) / 3)
+
+
+@pytest.mark.parametrize(("ended", "words"), [(True, "head reused"), (False, "head resumed after 3")])
+def test_what_was_trained_before_is_said(tmp_path, ended, words):
+    from thaw.progress import Reporter
+    from thaw.runs.progress import EpochProgress
+
+    plan = {"epochs": 9, "patience": 1, "learning_rate": 1e-12}
+    if ended:  # early, after two epochs without any gain
+        train(tmp_path, **plan)
+    else:
+        die = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch == 2 and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tmp_path, callbacks=[die], **{**plan, "patience": None})
+    seen = EpochProgress(Reporter(), [stage.Stage("head", 0, 0, 0, settings(**plan), "best")])
+    train(tmp_path, callbacks=[seen], **{**plan, "patience": 1 if ended else None})
+    assert seen.reused == [words]
+
+
+def test_a_stage_whose_loss_is_no_number_is_not_chosen_and_that_is_said():
+    from thaw import recording
+
+    trained = {
+        name: stage.Trained([{"val_loss": loss}], 0, 1.0, []) for name, loss in (("head", 1.0), ("finetune", np.nan))
+    }
+    assert stage.selected(trained, "best") == "head"
+    said = recording._note(trained, plan(20)[0])
+    assert said == "Fine-tuning did not lower the validation loss; the head's weights were kept"

@@ -120,8 +120,8 @@ def test_the_time_left_does_not_jump():
         ({}, "✓ a · validation 0.711 · test 0.656 · 12 s"),
         ({"reused": "finished before"}, "✓ a · validation 0.711 · test 0.656 · 12 s · finished before"),
         (
-            {"reused": "head resumed after epoch 3"},
-            "✓ a · validation 0.711 · test 0.656 · 12 s · head resumed after epoch 3",
+            {"reused": "head resumed after 3"},
+            "✓ a · validation 0.711 · test 0.656 · 12 s · head resumed after 3",
         ),
         ({"note": "x"}, "✓ a · validation 0.711 · test 0.656 · 12 s · fine-tuning did not help"),
         ({"status": "FAILED", "error": "no"}, "✗ a · failed: no"),
@@ -152,3 +152,31 @@ def test_a_wrong_option_is_answered_by_the_manual_as_by_the_command(capsys, monk
     monkeypatch.setattr("sys.argv", ["train.py", "--help", "backbone=vgg61"])
     assert manual.main() == 1
     assert "did you mean vgg16?" in capsys.readouterr().err
+
+
+def test_the_manual_leaves_a_list_of_values_out(capsys, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["train.py", "-m", "backbone=effnetb0,xception", "unfreeze=0,20", "seed=7", "--help"]
+    )
+    assert manual.main() == 0
+    assert "\n  seed: 7" in capsys.readouterr().out
+
+
+def test_a_terminal_without_control_sequences_gets_lines():
+    shown = Console(force_terminal=True, file=io.StringIO(), _environ={"TERM": "dumb"}, width=80)
+    with terminal.Display(shown) as display:
+        display.begin_run("a")
+        display.epoch("head 1/2", "loss 1.000", 1.0, 2.0)
+        display.end_epoch("head 1/2", "loss 1.000")
+    assert shown.file.getvalue().startswith("a · head 1/2 · loss 1.000")
+    assert "\x1b" not in shown.file.getvalue()
+    assert terminal.link(shown, "runs", "http://" + "x" * 100).plain == f"runs: http://{'x' * 100}"
+
+
+@pytest.mark.parametrize(
+    ("reused", "trained"),
+    [(None, True), ("head reused", True), ("finished before", False), ("trained by another process", False)],
+)
+def test_a_run_that_was_finished_before_says_nothing_of_how_long_others_take(reused, trained):
+    assert Outcome("a", "FINISHED", {}, reused=reused).has_trained == trained
+    assert not Outcome("a", "FAILED", {}, reused=reused).has_trained

@@ -541,3 +541,14 @@ def test_a_preview_draws_a_batch_and_trains_nothing(command, tmp_path, monkeypat
     assert (tmp_path / "preview.png").stat().st_size > 10_000
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
     assert command("-m", *TINY, "unfreeze=0,3", "--preview")[2].startswith("--preview shows one run")
+
+
+def test_the_kept_epoch_is_its_step_in_mlflow_after_a_head_that_stopped_early(command, client):
+    plan = ["training.head.epochs=6", "training.head.patience=1", "training.head.learning_rate=1e-12"]
+    plan += ["training.finetune.learning_rate=1e-12", "training.evaluate=last_stage"]
+    status, _, err = command(*TINY, *plan, "unfreeze=3")
+    assert status == 0, err
+    (run,) = client().search_runs(["1"])
+    steps = [point.step for point in client().get_metric_history(run.info.run_id, "val_loss")]
+    assert steps == [0, 1, 6]
+    assert run.data.metrics["kept_epoch"] == 6

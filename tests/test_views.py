@@ -1,6 +1,7 @@
 """What the addresses of a sweep hold; that MLflow shows it, `test_browser` sees."""
 
 import json
+import sqlite3
 from urllib.parse import parse_qs, unquote
 
 import pytest
@@ -71,9 +72,10 @@ def test_a_version_without_views_gets_the_sorted_table(store, sweep, monkeypatch
     assert f"parentRunId = '{sweep[1]}'" in unquote(page)
 
 
-def test_who_may_not_save_a_view_gets_the_sorted_table(store, sweep, monkeypatch):
+@pytest.mark.parametrize("error", [MlflowException("Permission denied"), ConnectionRefusedError(), sqlite3.Error()])
+def test_who_cannot_save_a_view_gets_the_sorted_table(store, sweep, monkeypatch, error):
     def refuse(*_):
-        raise MlflowException("Permission denied")
+        raise error
 
     monkeypatch.setattr(store.client, "set_experiment_tag", refuse)
     assert list(views.pages(store, *sweep, ["unfreeze"])) == ["runs"]

@@ -139,21 +139,22 @@ def balance(class_names: Sequence[str], labels: dict[str, np.ndarray]) -> list[l
 def main() -> int:
     """`make check-data`: what is wrong with a dataset, and the balance of its classes; status 1 if anything is."""
     from hydra import compose, initialize_config_dir
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from thaw import composition, data
+    from thaw import composition, data, progress
+    from thaw.cli import terminal
     from thaw.config import check
     from thaw.errors import sentence
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     try:
         composition.register()
         composition.take_paths_as_typed()
         with initialize_config_dir(str(composition.CONF), version_base="1.3"):
             settings = check(compose("config", [*sys.argv[1:], "dataset.on_bad=skip"]))
-        dataset = data.load(settings.dataset, settings.seed, Path(settings.store))
+        with terminal.Display(console) as display, progress.reporting_to(display):
+            dataset = data.load(settings.dataset, settings.seed, Path(settings.store))
     except Exception as error:
         told = sentence(error) or composition.explain(error)
         if told is None:

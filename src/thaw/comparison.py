@@ -71,7 +71,7 @@ class Verdict:
     Attributes:
         key: the parameter.
         variant: with the choice that is asked about.
-        baseline: what it is held against.
+        baseline: what it is held against, which differs in that choice alone.
         difference: between the two.
     """
 
@@ -99,11 +99,7 @@ class Verdict:
     def _context(self) -> str:
         """What both have in common, where more than this key varies."""
         same = {key: value for key, value in self.variant.values.items() if key != self.key}
-        if not same:
-            return ""
-        if any(self.baseline.values[key] != value for key, value in same.items()):
-            return f" ({self.variant.name} against {self.baseline.name})"
-        return f", with {grouping.named(same)}"
+        return f", with {grouping.named(same)}" if same else ""
 
 
 def _claim(key: str, chosen: str, held: str, claim: str) -> str:
@@ -216,7 +212,9 @@ def compare(
     pairs += [(variant, baseline) for _, variant, baseline in asked]
     differences, unpaired = _differences(store.client, pairs, averaged_over, reported)
     tested = {_pair(each.better, each.other): each for each in differences}
-    verdicts = [Verdict(*each, tested[_pair(*each[1:])]) for each in asked if _pair(*each[1:]) in tested]
+    verdicts = [
+        Verdict(*each, tested[_pair(*each[1:])]) for each in asked if _pair(*each[1:]) in tested and _differ_in(*each)
+    ]
     others = [run for run in chosen if run not in finished]
     return Comparison(
         name, records.question(store.client, number), metric, reported, varied, averaged_over, variants, others,
@@ -225,7 +223,9 @@ def compare(
 
 
 def _asked(variants: list[Variant], varied: list[str], against: str | None) -> Iterator[tuple[str, Variant, Variant]]:
-    """For each key that varies the variant that its verdict is about, and what that is held against.
+    """For each key that varies the best variant that has one to be held against, and that one.
+
+    With `against` each of the best, even if what it is held against differs in more than that key.
 
     Raises:
         ThawError: `against` names no key or value that varies.
@@ -247,24 +247,21 @@ def _asked(variants: list[Variant], varied: list[str], against: str | None) -> I
     for key in varied:
         values = grouping.ordered(variant.values[key] for variant in variants)
         plain = {"unfreeze": values[0], "fraction": values[0], "augmentation": "none"}.get(key)
-        if plain in values:
-            baselines = [each for each in variants if each.values[key] == plain]
-            found = (
-                (key, variant, baseline)
-                for variant in variants
-                if variant.values[key] != plain and (baseline := _counterpart(variant, baselines, key))
-            )
-        else:
-            others = [each for each in variants if each.values[key] != variants[0].values[key]]
-            first = _counterpart(variants[0], others, key)
-            found = ((key, variants[0], each) for each in [*([first] if first else []), *others])
-        yield from itertools.islice(found, 1)
+        baselines = [each for each in variants if each.values[key] == plain] if plain in values else variants
+        for variant in variants:
+            if baseline := _counterpart(variant, baselines, key):
+                yield key, variant, baseline
+                break
 
 
 def _counterpart(variant: Variant, baselines: list[Variant], key: str) -> Variant | None:
     """The baseline that differs from the variant in that key alone."""
-    wanted = {**variant.values, key: None}
-    return next((each for each in baselines if {**each.values, key: None} == wanted), None)
+    return next((each for each in baselines if _differ_in(key, variant, each)), None)
+
+
+def _differ_in(key: str, one: Variant, other: Variant) -> bool:
+    """Whether two variants differ in that key alone."""
+    return {other_key for other_key in one.values if one.values[other_key] != other.values[other_key]} == {key}
 
 
 def _pair(one: Variant, other: Variant) -> frozenset[int]:
@@ -364,7 +361,7 @@ def _needs_images(difference: float, times: float | None, images: int) -> str:
 def _needs_more(found: statistics.TwoLevel, seeds: int, images: int) -> str:
     """How many seeds or test images would show a difference, in words."""
     difference = found.by.value
-    times = statistics.images_needed(difference, found.images, found.seeds / seeds)
+    times = statistics.images_needed(difference, found.images, found.seeds / seeds, seeds)
     count = statistics.seeds_needed(difference, found, seeds)
     times = times if times and times > 1 else None  # what there is did not do
     count = count if count and count > seeds else None

@@ -102,6 +102,11 @@ def reachable(host: str, port: int = 443) -> bool:
     return connected.is_set()
 
 
+def is_unpacked(url: str, sha256: str | None) -> bool:
+    """Whether `unpacked` downloads nothing for that archive."""
+    return _place(url, sha256).is_dir()
+
+
 def unpacked(url: str, sha256: str | None) -> Path:
     """The folder with what is in an archive: downloaded and unpacked into Keras' cache, unless it is there.
 
@@ -112,7 +117,6 @@ def unpacked(url: str, sha256: str | None) -> Path:
     Raises:
         ThawError: it cannot be downloaded, is not the right one, is damaged, or would write elsewhere.
     """
-    cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
     try:
         address = urlsplit(url)
         usable = address.scheme in ("http", "https", "ftp", "file") and address.port != 0 and not address.username
@@ -120,13 +124,23 @@ def unpacked(url: str, sha256: str | None) -> Path:
         usable = False
     if not usable:
         raise ThawError(f"dataset.url={redact(url)} cannot be used; give https://HOST/FILE, without user and password")
-    name = PurePosixPath(address.path).name[-LONGEST:]
-    digest = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:10]
-    place = cache / f"{name.partition('.')[0]}-{digest}"
+    place = _place(url, sha256)
     try:
-        return durable.made(place, partial(_fetch, url, sha256, name)) / CONTENT
+        return durable.made(place, partial(_fetch, url, sha256, _name(url))) / CONTENT
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise ThawError(f"{place} cannot be written ({error.strerror}); set KERAS_HOME to a folder that can") from error
+
+
+def _name(url: str) -> str:
+    """Of the file."""
+    return PurePosixPath(urlsplit(url).path).name[-LONGEST:]
+
+
+def _place(url: str, sha256: str | None) -> Path:
+    """The folder in Keras' cache."""
+    cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
+    digest = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:10]
+    return cache / f"{_name(url).partition('.')[0]}-{digest}"
 
 
 def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:

@@ -93,7 +93,6 @@ class Job:
         command: that makes the run alone.
         sweep: what it belongs to, None for a single run.
         threads: its share of the cores.
-        live: whether it has the terminal for itself.
     """
 
     launch: Path
@@ -103,7 +102,6 @@ class Job:
     command: str
     sweep: Sweep | None
     threads: int
-    live: bool
 
     @property
     def first(self) -> bool:
@@ -186,13 +184,12 @@ class Job:
         threads = runtime.share_of_cores(OmegaConf.to_container(config.launcher))
         if not (launch.parent / "sweep.json").exists():
             name = f"{choices['backbone']} unfreeze={composed.unfreeze}"
-            return Job(launch, name, name, {**choices, **given}, composition.command(), None, threads, True)
+            return Job(launch, name, name, {**choices, **given}, composition.command(), None, threads)
         sweep, number = Sweep.of(launch.parent), config.job.num + 1
         name = _name({key: given[key] for key in sweep.varied if key in given}, choices)
         label = f"[{number}/{sweep.total}] {name}" if sweep.total else f"[{number}] {name}"
-        alone = config.runtime.choices["hydra/launcher"] == "basic"
         command = composition.command(config.overrides.task)
-        return Job(launch, name, label, {**choices, **given}, command, sweep, threads, alone)
+        return Job(launch, name, label, {**choices, **given}, command, sweep, threads)
 
 
 def _name(given: dict[str, str], choices: dict[str, str]) -> str:

@@ -15,9 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
-from thaw import decoding, durable, grouping, prediction, records, tracking
+from thaw import decoding, downloads, durable, grouping, prediction, records, tracking
 from thaw.comparison import Comparison
-from thaw.errors import ThawError
 from thaw.grouping import Variant, ordered
 from thaw.plots import comparison as plots
 from thaw.plots import style
@@ -56,7 +55,7 @@ def charts(found: Comparison, client: MlflowClient) -> Iterator[Chart]:
         for variant in found.variants[:CURVES]
         if (seconds := variant.mean("training_seconds"))
     }
-    if len(points) > 1 and "loss" not in found.metric:
+    if len(points) > 1 and not any(word in found.metric for word in grouping.LOWER_IS_BETTER):
         yield Chart(f"{score} against training time", "cost", plots.pareto(points, score))
     yield from _heat_maps(found, score)
     for number, variant in enumerate(found.variants[:MATRICES], 1):
@@ -177,16 +176,20 @@ def _learning_curves(found: Comparison, client: MlflowClient) -> Iterator[Chart]
 
 
 def _histories(client: MlflowClient, variant: Variant) -> list[tuple[plots.Epochs, int | None]]:
-    """Of each of the variant's runs what the curves show, and the epoch that was kept; without runs that lack it."""
+    """Of each of the variant's runs what the curves show, and the place of the epoch that was kept.
+
+    Runs without epochs are left out. A stage that stopped early leaves out steps.
+    """
     keys = ("val_loss", "val_accuracy", "stage")
     found = []
     for run in variant.runs:
         points = [client.get_metric_history(run.id, key) for key in keys]
-        values = [[point.value for point in sorted(each, key=lambda point: point.step)] for each in points]
-        epochs = [dict(zip(keys, each, strict=True)) for each in zip(*values, strict=False)]
-        kept = run.metrics.get("kept_epoch")
-        if epochs:
-            found.append((epochs, None if kept is None else int(kept)))
+        by_step = [{point.step: point.value for point in each} for each in points]
+        steps = sorted(set.intersection(*map(set, by_step)))
+        if steps:
+            epochs = [dict(zip(keys, (each[step] for each in by_step), strict=True)) for step in steps]
+            kept = run.metrics.get("kept_epoch")
+            found.append((epochs, steps.index(kept) if kept in steps else None))
     return found
 
 
@@ -269,22 +272,18 @@ def _worst(found: Comparison, store: Store) -> tuple[list[tuple[str, str, str, f
     """
     run = store.client.get_run(found.variants[0].runs[0].id)
     try:
-        if prediction.settings(store, run).dataset.source == "tfds":
+        dataset = prediction.settings(store, run).dataset
+        if dataset.source == "tfds":
             return [], ""  # which takes TensorFlow
-        pictures = {each.name: each for each in prediction.worst(store, run, WORST)}
-        said = {each.file: each for each in records.predictions(store.client, run.info.run_id)}
-        wrong = [name for name in pictures if said[name].truth != said[name].predicted]
+        if dataset.source == "archive" and not downloads.is_unpacked(dataset.url, dataset.sha256):
+            return [], f"The images are not on this machine; python predict.py --run {run.info.run_id} fetches them."
         return [
-            (
-                _thumbnail(pictures[name].source), said[name].truth, said[name].predicted,
-                said[name].probabilities[said[name].truth],
-            )
-            for name in wrong
-        ], ""  # fmt: skip
-    except (ThawError, OSError) as error:
-        return [], " ".join(str(error).split())
-    except Exception:  # a run of before, or one whose files are lost
-        return [], "The run recorded no predictions."
+            (_thumbnail(picture.source), said.truth, said.predicted, said.probabilities[said.truth])
+            for picture, said in prediction.worst(store, run, WORST)
+            if said.truth != said.predicted
+        ], ""
+    except Exception as error:  # the page does not fail for a run of before, or one whose files or images are lost
+        return [], f"The images cannot be shown: {' '.join(str(error).split())}"
 
 
 def _thumbnail(source: Path | np.ndarray) -> str:

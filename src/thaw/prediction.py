@@ -95,15 +95,15 @@ def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int
     return [Picture(part.names[i], part.images[i], whole.class_names[part.labels[i]]) for i in chosen]
 
 
-def worst(store: Store, run: Run, count: int) -> list[Picture]:
-    """The test images to whose true class the run gave the least probability, the least first."""
+def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, records.Prediction]]:
+    """The test images to whose true class the run gave the least probability, the least first; and what it said."""
     part = _dataset(store, run).test
     place = {name: index for index, name in enumerate(part.names)}
     answers = records.predictions(store.client, run.info.run_id)
     if {answer.file for answer in answers} != set(place):
         raise ThawError("The dataset has changed since the run, so that its test images are others; ask about files")
     least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
-    return [Picture(answer.file, part.images[place[answer.file]], answer.truth) for answer in least]
+    return [(Picture(answer.file, part.images[place[answer.file]], answer.truth), answer) for answer in least]
 
 
 def confused(store: Store, run: Run, count: int = 5) -> list[str]:

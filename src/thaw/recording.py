@@ -146,8 +146,8 @@ def results(
     val_accuracy, test_accuracy = (
         round(each, DIGITS) for each in (kept["val_accuracy"], answers.metrics()["accuracy"])
     )
-    kept_epoch = next(number for number, epoch in enumerate(history) if epoch is kept)
-    plots.save(plots.learning_curves(history, len(stages[0].history), kept_epoch), record.files / "learning_curves.png")
+    place = next(number for number, epoch in enumerate(history) if epoch is kept)
+    plots.save(plots.learning_curves(history, len(stages[0].history), place), record.files / "learning_curves.png")
     confusion = plots.confusion_matrix(answers.confusion(), answers.class_names)
     plots.save(confusion, record.files / "confusion_matrix.png")
     answers.write_per_class(record.files / "per_class.csv")
@@ -172,7 +172,7 @@ def results(
             **test,
             "kept_val_loss": kept["val_loss"],
             "kept_val_accuracy": val_accuracy,
-            "kept_epoch": kept_epoch,
+            "kept_epoch": chosen.first_epoch + trained[chosen.name].kept,
             "wall_seconds": wall_seconds,
             "training_seconds": training_seconds,
             "images_per_second": images / training_seconds,

@@ -1,6 +1,7 @@
 """How TensorFlow runs in this process: quietly, on its share of the cores, and the same way every time."""
 
 import contextlib
+import faulthandler
 import gc
 import logging
 import os
@@ -35,6 +36,7 @@ def start(threads: int, precision: str = "float32", strategy: str = "single") ->
         ThawError: there are not two devices to mirror on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    faulthandler.enable(sys.__stderr__)  # a crash of native code says where
     with _quiet():
         import tensorflow as tf
 

@@ -44,7 +44,8 @@ def table(dataset: config.Dataset, store: Path) -> Listing:
     if path.suffix.lower() not in (".csv", ".parquet") or not os.path.isfile(path):
         raise ThawError(f"dataset.path={dataset.path} is no table; give a .csv or .parquet file of images and labels")
     base = _path("dataset.root", dataset.root) if dataset.root else path.parent
-    return tables.tabled(path, base, dataset.name or path.stem, dataset.columns, dataset.fold is None)
+    divided = dataset.fold is None and dataset.layout in ("auto", "validation")
+    return tables.tabled(path, base, dataset.name or path.stem, dataset.columns, divided)
 
 
 def archive(dataset: config.Dataset, store: Path) -> Listing:

@@ -108,18 +108,19 @@ def train(
         seed: of the run.
         run: what to call it in `Trained.by`.
         folder: of the stage, claimed by this process.
-        callbacks: told of every epoch, those that were trained before included; then their `params["found"]` is true.
+        callbacks: told of every epoch, those that were trained before included. For these `params["found"]` is `whole`
+            or, where the stage had not ended, `part`.
     """
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
     _compile(model, stage)
     if (folder / "done.json").exists():
         done = Trained(**json.loads((folder / "done.json").read_text()))
-        _tell(callbacks, model, stage, done.history)
+        _tell(callbacks, model, stage, done.history, "whole")
         _weights(model).load_weights(folder / "kept.weights.h5")
         return done
     history, by = _restore(model, folder / "state.npz")
-    _tell(callbacks, model, stage, history)
+    _tell(callbacks, model, stage, history, "part")
     left = stage.epochs[len(history) :]
     if left and not _stalled(history, stage.settings.patience):
         training, clocks = batches(left), []
@@ -233,10 +234,12 @@ def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     return bool(patience and history) and len(history) - 1 - _best(history) >= patience
 
 
-def _tell(callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, stage: Stage, history: list[dict]) -> None:
+def _tell(
+    callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, stage: Stage, history: list[dict], found: str
+) -> None:
     """Let callbacks see epochs that were trained before."""
     if history:
-        told = keras.callbacks.CallbackList(list(callbacks), model=model, found=True)
+        told = keras.callbacks.CallbackList(list(callbacks), model=model, found=found)
         told.on_train_begin()
         for epoch, metrics in zip(stage.epochs, history, strict=False):
             told.on_epoch_begin(epoch)

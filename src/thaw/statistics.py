@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -192,15 +193,17 @@ def seeds_needed(difference: float, found: TwoLevel, seeds: int) -> int | None:
     return None
 
 
-def images_needed(difference: float, variance: float, fixed: float = 0.0) -> float | None:
+def images_needed(difference: float, variance: float, fixed: float = 0.0, seeds: int | None = None) -> float | None:
     """How many times the test images would show that difference with 80 % power at 5 %; None if no number would.
 
     Args:
         difference: to be seen, in the unit of the scores.
         variance: of the mean difference, from the choice of the images that there are.
         fixed: variance that more images do not reduce.
+        seeds: how many `fixed` was estimated from, which makes it uncertain; None: there is none.
     """
-    reach = float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER))
+    quantile = partial(stats.t.ppf, df=2 * (seeds - 1)) if seeds and fixed else stats.norm.ppf
+    reach = float(quantile((1 + LEVEL) / 2) + quantile(POWER))
     room = (difference / reach) ** 2 - fixed
     return variance / room if room > 0 else None
 

@@ -5,6 +5,7 @@ that key. The address must not have filters or an order of its own: MLflow would
 """
 
 import json
+import sqlite3
 from urllib.parse import quote
 
 from mlflow import __version__
@@ -46,7 +47,7 @@ def pages(store: Store, experiment: str, parent: str, varied: list[str]) -> dict
         key = f"{parent[:8]}-{name}"
         try:
             store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{key}", json.dumps(view))
-        except MlflowException:  # somebody who may only read, or a view of a hundred keys that no tag holds
+        except (MlflowException, OSError, sqlite3.Error):  # who may only read, a hundred keys, a server just gone
             return {"runs": sorted_table(store, experiment, parent)}
         found[name] = f"{address}{chart_mode}&viewStateShareKey={key}"
     return found

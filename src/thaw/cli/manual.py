@@ -29,9 +29,10 @@ takes lists of either and trains every combination.
 
 
 def main() -> int:
-    """Print the manual for the configuration that the other arguments compose."""
-    overrides = [each for each in sys.argv[1:] if "=" in each and not each.startswith("-")]
+    """Print the manual for the configuration that the other arguments compose, a list of values left out."""
+    given = [each for each in sys.argv[1:] if "=" in each and not each.startswith("-")]
     try:
+        overrides = [each.input_line for each in composition.parse(given) if not each.is_sweep_override()]
         composition.register()
         with initialize_config_dir(str(composition.CONF), version_base="1.3"):
             composed = compose("config", overrides, return_hydra_config=True)

@@ -104,12 +104,6 @@ def short(name: str, longest: int = LONGEST) -> str:
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
-def grid(count: int, most: int) -> tuple[int, int]:
-    """Rows and columns for so many pictures, at most `most` in a row."""
-    columns = min(most, count)
-    return math.ceil(count / columns), columns
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)

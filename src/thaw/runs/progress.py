@@ -63,11 +63,9 @@ class EpochProgress(keras.callbacks.Callback):
             self.reporter.end_epoch(self._where(self.done), numbers(logs))
 
     def on_train_end(self, logs=None):
-        if self.params.get("found"):
-            count, planned = self.done - self.before, len(self.stage.epochs)
-            self.reused.append(
-                f"{self.stage.name} resumed after {count}" if count < planned else f"{self.stage.name} reused"
-            )
+        if found := self.params.get("found"):
+            how = "reused" if found == "whole" else f"resumed after {self.done - self.before}"
+            self.reused.append(f"{self.stage.name} {how}")
             self.reporter.epoch(self._where(self.done), "", self.done, None)
 
     def _where(self, done: float) -> str:
