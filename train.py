@@ -5,7 +5,6 @@ and refusals are quick.
 """
 
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -16,7 +15,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from thaw import composition, durable, journal, progress, runtime, signature
+from thaw import composition, durable, journal, progress, runtime, signature, workspace
 from thaw.cli import manual, preview, terminal
 from thaw.config import Config, check
 from thaw.errors import redact, sentence
@@ -133,7 +132,7 @@ def hydra_job(composed: DictConfig) -> None:
     finally:
         runtime.release()
         if not job.sweep:
-            shutil.rmtree(job.launch, ignore_errors=True)
+            workspace.remove_launch(job.launch)
     if job.sweep:
         outcome.write(job.launch)
         display.end_run(outcome.summary(job.label), trained=outcome.has_trained)

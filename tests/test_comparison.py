@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, page, report, statistics, tracking
+from thaw import comparison, page, report, statistics, tracking, workspace
 from thaw.errors import ThawError
 from thaw.plots import comparison as plots
 from thaw.plots import style
@@ -29,7 +29,7 @@ def figures_are_closed():
 
 @pytest.fixture
 def store(tmp_path):
-    return tracking.connect(None, str(tmp_path / "mlruns"))
+    return tracking.connect(None, str(workspace.opened(tmp_path / "mlruns")))
 
 
 @pytest.fixture

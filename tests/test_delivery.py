@@ -13,13 +13,13 @@ from conftest import ROOT, TINY
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from thaw import delivery, journal, tracking
+from thaw import delivery, journal, tracking, workspace
 from thaw.delivery import Sent
 
 
 @pytest.fixture
 def store(tmp_path):
-    return tracking.connect(None, str(tmp_path / "mlruns"))
+    return tracking.connect(None, str(workspace.opened(tmp_path / "mlruns")))
 
 
 @pytest.fixture

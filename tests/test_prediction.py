@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModelOutput
 from PIL import Image
 from test_network import build
 
-from thaw import classifier, prediction, records, tracking
+from thaw import classifier, prediction, records, tracking, workspace
 from thaw.errors import ThawError
 from thaw.plots import predictions
 
@@ -241,7 +241,7 @@ def test_every_backbone_can_be_explained(name, tmp_path):
 
 
 def test_the_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
-    store = tracking.connect(None, str(tmp_path / "mlruns"))
+    store = tracking.connect(None, str(workspace.opened(tmp_path / "mlruns")))
     number = store.experiment("pets")
     for name, validation, test in (("validated", 0.9, 0.5), ("lucky", 0.8, 0.7)):
         run = store.client.create_run(number, run_name=name, tags={"thaw.kind": "run"})

@@ -5,7 +5,7 @@ import time
 import pytest
 from conftest import TINY
 
-from thaw import durable, room
+from thaw import durable, room, workspace
 
 
 def stages(store):
@@ -56,7 +56,7 @@ def test_a_run_that_was_deleted_in_mlflow_takes_its_stages_with_it(command, clie
 def test_an_interrupted_run_keeps_what_it_goes_on_with(command, tmp_path, monkeypatch):
     from thaw import evaluation
 
-    store = tmp_path / "mlruns"
+    store = workspace.opened(tmp_path / "mlruns")
     old = entry(store, "a" * 32, 3600)
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "evaluate", lambda *_: 1 / 0)

@@ -1,10 +1,14 @@
+import contextlib
+import errno
+import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from thaw import composition, tracking
+from thaw import composition, tracking, workspace
 from thaw.errors import ThawError, redact
 
 
@@ -38,7 +42,7 @@ def test_a_password_with_a_slash_stays_hidden(tmp_path):
 
 
 def test_an_experiment_that_was_deleted_is_refused(tmp_path):
-    store = tracking.connect(None, str(tmp_path))
+    store = tracking.connect(None, str(workspace.opened(tmp_path)))
     store.client.delete_experiment(store.experiment("pets"))
     with pytest.raises(ThawError, match="The MLflow experiment pets is deleted; restore it"):
         tracking.connect(None, str(tmp_path), "pets")
@@ -83,12 +87,21 @@ def test_the_commit_and_the_state_of_the_tree_are_known(tmp_path):
 
 def test_eight_processes_may_meet_a_fresh_database(tmp_path):
     program = (
-        "import sys; from thaw import tracking\n"
-        "store = tracking.connect(None, sys.argv[1]); print(store.experiment('pets'))"
+        "import sys, pathlib; from thaw import tracking, workspace\n"
+        "root = workspace.opened(pathlib.Path(sys.argv[1]))\n"
+        "print(tracking.connect(None, str(root)).experiment('pets'))"
     )
+    temporaries = [tmp_path / f"tmp{number}" for number in range(8)]  # as those of users of a cluster differ
+    for each in temporaries:
+        each.mkdir()
     starts = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+        for temporary in temporaries
     ]
     answers = [start.communicate(timeout=300)[0].strip() for start in starts]
     assert [start.returncode for start in starts] == [0] * 8
@@ -101,3 +114,76 @@ def test_a_command_in_a_description_is_short_lines_that_a_shell_takes_as_one():
     assert (fence, end) == ("```", "```")
     assert max(map(len, lines)) <= 64
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)
+
+
+KILLED_AT = """
+import os, pathlib, sys
+import sqlalchemy
+from thaw import tracking, workspace
+
+root = pathlib.Path(sys.argv[1])
+real = os.replace
+for moment in ("statement 1", "statement 40", "statement 200", "rename"):
+    store = workspace.opened(root / moment.replace(" ", ""))
+    child = os.fork()
+    if not child:
+        done = 0
+
+        def count(*_):
+            global done
+            done += 1
+            if moment == f"statement {done}":
+                os._exit(9)
+
+        def place(source, target):
+            if moment == "rename" and str(target).endswith("mlflow.db"):
+                os._exit(9)
+            real(source, target)
+
+        os.replace = place
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
+        tracking.connect(None, str(store))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9, moment
+    assert tracking.connect(None, str(store)).experiment("pets") == "1", moment
+    left = {each.name for each in store.iterdir()}
+    assert left <= {"mlflow.db", "mlflow.db.lock", workspace.MARK}, left
+"""
+
+
+def test_a_kill_at_any_moment_while_the_database_is_made_costs_nothing(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED_AT, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def half_made(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE secrets (id INTEGER)")
+
+
+@pytest.mark.parametrize("spoil", [half_made, lambda path: path.write_bytes(b"")])
+def test_a_database_that_was_left_half_made_is_made_anew(tmp_path, spoil, capsys):
+    spoil(workspace.opened(tmp_path) / "mlflow.db")
+    assert tracking.connect(None, str(tmp_path)).experiment("pets") == "1"
+    assert "was half made when a command died" in capsys.readouterr().out
+    assert (tmp_path / "mlflow.db.half-made").exists()
+
+
+def test_another_database_is_never_set_aside(tmp_path):
+    half_made(tmp_path / "mine.db")
+    with pytest.raises(ThawError, match="refuses"):
+        tracking.connect(f"sqlite:///{tmp_path / 'mine.db'}", str(tmp_path))
+    assert not list(tmp_path.glob("*.half-made"))
+
+
+def test_a_full_disk_while_the_database_is_made_is_said_to_be_one(tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    workspace.opened(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "SqlAlchemyStore", fill)
+        with pytest.raises(ThawError, match="The disk is full; make room"):
+            tracking.connect(None, str(tmp_path))
+    assert tracking.connect(None, str(tmp_path)).experiment("pets") == "1"

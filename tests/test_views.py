@@ -7,12 +7,12 @@ from urllib.parse import parse_qs, unquote
 import pytest
 from mlflow.exceptions import MlflowException
 
-from thaw import tracking, views
+from thaw import tracking, views, workspace
 
 
 @pytest.fixture
 def store(tmp_path):
-    return tracking.connect(None, str(tmp_path / "mlruns"))
+    return tracking.connect(None, str(workspace.opened(tmp_path / "mlruns")))
 
 
 @pytest.fixture

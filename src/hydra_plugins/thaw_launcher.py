@@ -70,8 +70,9 @@ class Call:
         )
 
     def _bring_files(self) -> None:
-        from thaw import durable
+        from thaw import durable, workspace
 
+        workspace.opened(Path(self.config.store))
         launch = Path(self.config.hydra.sweep.dir)
         launch.mkdir(parents=True, exist_ok=True)
         with FileLock(launch / "files"):

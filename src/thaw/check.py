@@ -142,7 +142,7 @@ def main() -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from thaw import composition, data, progress
+    from thaw import composition, data, progress, workspace
     from thaw.cli import terminal
     from thaw.config import check
     from thaw.errors import sentence
@@ -154,7 +154,7 @@ def main() -> int:
         with initialize_config_dir(str(composition.CONF), version_base="1.3"):
             settings = check(compose("config", [*sys.argv[1:], "dataset.on_bad=skip"]))
         with terminal.Display(console) as display, progress.reporting_to(display):
-            dataset = data.load(settings.dataset, settings.seed, Path(settings.store))
+            dataset = data.load(settings.dataset, settings.seed, workspace.opened(Path(settings.store)))
     except Exception as error:
         told = sentence(error) or composition.explain(error)
         if told is None:

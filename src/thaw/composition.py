@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -25,6 +26,7 @@ from thaw.errors import ThawError, redact
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ and experiments/
 CONF = ROOT / "conf"
+SUBFOLDER = "${hydra.job.num}"  # of a run, in the folder of its sweep's command
 PATHS = ("dataset.path", "dataset.root", "weights.path", "store")
 
 
@@ -42,7 +44,7 @@ def register() -> None:
         "store": str(ROOT / "mlruns"),
         "hydra": {
             "run": {"dir": f"${{store}}/launches/{launch}"},
-            "sweep": {"dir": f"${{store}}/launches/{launch}", "subdir": "${hydra.job.num}"},
+            "sweep": {"dir": f"${{store}}/launches/{launch}", "subdir": SUBFOLDER},
         },
     }
     store = ConfigStore.instance()
@@ -54,6 +56,32 @@ def register() -> None:
         except Exception as error:
             raise ThawError(f"{path} is not YAML: {error}") from error
         store.store(group=group, name=path.stem, node=node, package="_global_", provider="thaw")
+
+
+def check_folders(config: DictConfig) -> None:
+    """Refuse another folder for what a command writes while it lasts, as that is removed at its end.
+
+    Args:
+        config: with Hydra's own configuration.
+
+    Raises:
+        ThawError: it is not the one that `register` gives.
+    """
+    hydra = OmegaConf.to_container(config.hydra, resolve=False)
+    mine = Path(config.store, "launches")
+    for key in ("run", "sweep"):
+        folder = Path(config.hydra[key].dir)
+        if folder.parent != mine or not folder.name.endswith(f"_{os.getpid()}"):
+            _refuse_folder(f"hydra.{key}.dir={folder}")
+    if hydra["sweep"]["subdir"] != SUBFOLDER:
+        _refuse_folder(f"hydra.sweep.subdir={hydra['sweep']['subdir']}")
+
+
+def _refuse_folder(given: str) -> NoReturn:
+    raise ThawError(
+        f"{given} is not allowed, as a command's own folder is removed when it ends; leave it out, and give store=DIR "
+        "for another place of everything"
+    )
 
 
 def hand_on_credentials() -> None:

@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from thaw import durable, journal, tracking
+from thaw import durable, journal, tracking, workspace
 from thaw.composition import ROOT
 from thaw.errors import ThawError, redact
 from thaw.tracking import Store
@@ -95,11 +95,11 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
             tags = [InputTag("mlflow.data.context", "training"), *(InputTag(*tag) for tag in line["tags"].items())]
             client.log_inputs(run, [DatasetInput(dataset, tags)])
         case {"kind": "artifacts", "folder": name, "below": below}:
-            if (folder / name).is_dir():  # else it was sent before the run was opened once more
-                client.log_artifacts(run, str(folder / name), below)
+            if (folder / Path(name).name).is_dir():  # else it was sent before the run was opened once more
+                client.log_artifacts(run, str(folder / Path(name).name), below)
         case {"kind": "model", "folder": name}:
-            if (folder / name).is_dir():
-                _send_model(folder / name, line.get("register"), sent, store)
+            if (folder / Path(name).name).is_dir():
+                _send_model(folder / Path(name).name, line.get("register"), sent, store)
         case {"kind": "end", "status": status, "reason": reason, "time": moment}:
             for another in set(_made(folder, sent, store)) - {run}:
                 client.delete_run(another)
@@ -120,7 +120,7 @@ def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
     if sent.run is None:
         tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL", "thaw.journal": _mark(folder)}
         if line["parent"]:
-            tags["mlflow.parentRunId"] = deliver(folder.parents[1] / line["parent"], store).run
+            tags["mlflow.parentRunId"] = deliver(folder.parents[1] / "sweeps" / Path(line["parent"]).name, store).run
         made = client.create_run(sent.experiment, line.get("began", line["time"]), tags | line["tags"], line["name"])
         sent.run = made.info.run_id
         return
@@ -273,7 +273,7 @@ def _alive(folder: Path, lines: list[dict]) -> bool:
 
 
 def _launched(folder: Path, lines: list[dict]) -> bool:
-    launches = [folder.parents[1] / line["launch"] for line in lines if line.get("launch")]
+    launches = [workspace.launch(folder.parents[1], line["launch"]) for line in lines if line.get("launch")]
     return any(durable.is_claimed(launch) for launch in launches if launch.is_dir())
 
 
@@ -303,6 +303,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make sync", description=__doc__)
     parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
     root, left = parser.parse_args().store, 0
+    try:
+        workspace.existing(root)
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        return 1
     for store in stores(root):
         counts = sync(store, root)
         left += counts.pending

@@ -4,14 +4,16 @@ import argparse
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import ReadWriteLock, Timeout
 from rich.console import Console
 
-from thaw import durable, journal
+from thaw import durable, journal, workspace
 from thaw.composition import ROOT
+from thaw.errors import ThawError
 
 
 def usage(root: Path) -> str:
@@ -97,19 +99,22 @@ def _size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def main() -> None:
-    """Say what there is, remove what can go, and say what that was."""
+def main() -> int:
+    """Say what there is, remove what can go, and say what that was; status 1 for a folder that is no store."""
     parser = argparse.ArgumentParser(prog="make prune", description=__doc__)
     parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
     root, console = parser.parse_args().store, Console(highlight=False, soft_wrap=True)
-    if not root.is_dir():
-        console.print(f"There is no folder {root}; nothing to remove.")
-        return
+    try:
+        workspace.existing(root)
+    except ThawError as error:
+        print(error, file=sys.stderr)
+        return 1
     console.print(usage(root))
     for what, size in prune(root):
         console.print(f"Removed {_size(size)}: {what}" if size else f"Nothing to remove: {what}")
     console.print(usage(root))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

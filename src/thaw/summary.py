@@ -6,14 +6,13 @@ the runs of other processes, and those that failed.
 
 import contextlib
 import shlex
-import shutil
 from pathlib import Path
 
 from filelock import FileLock
 from rich.table import Table
 from rich.text import Text
 
-from thaw import delivery, durable, journal, room, tracking, views
+from thaw import delivery, durable, journal, room, tracking, views, workspace
 from thaw.cli.terminal import Display, link
 from thaw.config import Config
 from thaw.job import Outcome
@@ -74,10 +73,10 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display)
     printed = Path(sweep.launch, "slurm")
     asked_for = bool(found) and not complete and printed.is_dir()
     for line in journal.read(place):  # this launch, and those before it that were killed
-        launch = Path(line.get("launch", sweep.launch))
-        keep = asked_for and launch.resolve() == Path(sweep.launch).resolve()
+        launch = workspace.launch(root, line.get("launch", sweep.launch))
+        keep = asked_for and launch.name == Path(sweep.launch).name
         if launch.is_dir() and not keep and not durable.is_claimed(launch):
-            shutil.rmtree(launch, ignore_errors=True)
+            workspace.remove_launch(launch)
     if found:
         console.print(table(found, sweep.varied))
     for number, each in enumerate(found, 1):

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from thaw import composition, durable, engines, journal, progress, signature
+from thaw import composition, durable, engines, journal, progress, signature, workspace
 from thaw.config import Config, check
 from thaw.errors import ThawError, redact, sentence
 
@@ -86,10 +86,15 @@ class OpenSweep(Callback):
     opened: "tuple[Sweep, tracking.Store, FileLock] | None" = None
 
     def on_run_start(self, config: DictConfig, **kwargs) -> None:
-        """Refuse a launcher where there is no sweep: Hydra would not use it, nor say so."""
+        """Open the store, and refuse a launcher where there is no sweep: Hydra would not use it, nor say so."""
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher != "basic":
             sys.exit(f"hydra/launcher={launcher} takes the runs of a sweep; add -m, also for a single one")
+        try:
+            composition.check_folders(config)
+            workspace.opened(Path(config.store))
+        except (ThawError, OSError) as error:
+            sys.exit(sentence(error) or str(error))
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
         """Open the sweep; Hydra would turn an exception into a warning, so a failure ends the program here."""
@@ -103,6 +108,7 @@ class OpenSweep(Callback):
 
 
 def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
+    composition.check_folders(config)
     task = list(config.hydra.overrides.task)
     varied = composition.swept(task, OmegaConf.to_container(config.hydra.sweeper).get("params"))
     for each in varied:
@@ -113,6 +119,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     # A wrong value is refused before anything is trained or recorded.
     samples = [check(each) for each in composition.samples(task, varied)]
     settings = samples[0]
+    workspace.opened(Path(settings.store))
     progress.reporter().begin_sweep(composition.size(varied))
     progress.reporter().phase("checking data")
     _check_datasets(samples, config.hydra.launcher.get("engine"))
@@ -147,7 +154,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
         title = _title(varied, _merged([*opened, values]))
         journal.append(
             folder, "open", uri=store.name, experiment=settings.experiment, name=title, parent=None, tags=tags,
-            values=values, launch=str(launch.resolve()),
+            values=values, launch=launch.name,
         )  # fmt: skip
     with contextlib.suppress(Exception):  # else its first run sends it
         delivery.deliver(folder, store)

@@ -1,7 +1,6 @@
 """The tracking store: how it is opened, the addresses of its pages, and where a run comes from."""
 
 import contextlib
-import getpass
 import hashlib
 import html
 import logging
@@ -11,15 +10,16 @@ import shlex
 import socket
 import sqlite3
 import subprocess
-import tempfile
 import textwrap
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
 from filelock import FileLock
 
-from thaw.errors import ThawError, redact
+from thaw import durable, workspace
+from thaw.errors import ThawError, redact, sentence
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would show the password of an address
@@ -31,6 +31,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import make_url
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
@@ -44,6 +45,7 @@ MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow'
 CODE_WIDTH = 60  # columns of a command in a description; wider ones push the values of a run out of sight
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+PATIENCE = 120  # seconds for another process that makes a database or an experiment
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # How the many layers below say that nobody answers, in contrast to an answer that is a refusal.
 AWAY = r"refused|NewConnection|Max retries|timed out|timeout|Name or service|translate host|RemoteDisconnected|50[234]"
@@ -58,12 +60,14 @@ class Store:
         name: the address that was given, without credentials; nothing for SQLite in the store's folder.
         artifacts: where those of new experiments go; None: it decides.
         away: why it does not answer now; None where it does.
+        root: the store's folder.
     """
 
     uri: str
     name: str
     artifacts: str | None
     away: str | None
+    root: Path
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -84,7 +88,7 @@ class Store:
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, made if there is none."""
-        with _lock(self.uri):
+        with _lock(self.root, self.uri):
             found = self.client.get_experiment_by_name(name)
             try:
                 return found.experiment_id if found else self.client.create_experiment(name, self.artifacts)
@@ -119,14 +123,13 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
 
     Args:
         given: its URI for MLflow; None for SQLite in the folder `root`.
-        root: the folder that all runs leave their files in.
+        root: the store's folder.
         experiment: which must not be one that was deleted there.
 
     Raises:
-        ThawError: the address is malformed, or what is there refuses.
+        ThawError: the address is malformed, what is there refuses, or the folder is no store.
     """
-    Path(root).mkdir(parents=True, exist_ok=True)
-    uri = given or f"sqlite:///{Path(root).resolve() / 'mlflow.db'}"
+    uri = given or f"sqlite:///{workspace.existing(Path(root)).resolve() / 'mlflow.db'}"
     scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?://", uri)
     if not scheme or scheme[1] not in SCHEMES:
         raise ThawError(
@@ -137,10 +140,12 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
         uri = f"sqlite:///{Path(uri.partition('///')[2]).resolve()}"
     local = not scheme[1].startswith(("http", "databricks"))
     artifacts = (Path(root).resolve() / "artifacts").as_uri() if local else None
-    store = Store(uri, redact(uri) if given else "", artifacts, None)
+    store = Store(uri, redact(uri) if given else "", artifacts, None, Path(root))
     try:
         # Processes that meet a fresh database together would leave it unusable.
-        with _lock(uri):
+        with _lock(store.root, uri):
+            if scheme[1] == "sqlite":
+                _make(Path(uri.partition("///")[2]), artifacts, own=not given)
             store.client.search_experiments(max_results=1)
             deleted = experiment and _is_deleted(store.client.get_experiment_by_name(experiment))
     except ImportError as error:
@@ -148,6 +153,8 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
             f"tracking.uri={redact(uri)} needs {error.name}, which is not installed; give pip install -e '.[server]'"
         ) from error
     except Exception as error:
+        if told := sentence(error):  # the disk is full, or the place cannot be used
+            raise ThawError(told) from error
         reason = textwrap.shorten(redact(str(error)), 200)
         if not re.search(AWAY, str(error)):
             raise ThawError(f"tracking.uri={redact(uri)} refuses ({reason}); mend it or give another") from error
@@ -204,7 +211,44 @@ def packages() -> list[tuple[str, str]]:
     return sorted({each.metadata["Name"].lower(): each.version for each in distributions()}.items())
 
 
-def _lock(uri: str) -> FileLock:
-    """One process of this machine at a time, for what a tracking store cannot do for several at once."""
-    name = f"thaw-{getpass.getuser()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
-    return FileLock(Path(tempfile.gettempdir()) / name, timeout=120)
+def _lock(root: Path, uri: str) -> AbstractContextManager:
+    """One process at a time, for what a tracking store cannot do for several at once.
+
+    Its file lies beside an SQLite database, else in the store; who has none only reads.
+    """
+    if uri.startswith("sqlite"):
+        return FileLock(f"{uri.partition('///')[2]}.lock", timeout=PATIENCE)
+    if not root.is_dir():
+        return contextlib.nullcontext()
+    return FileLock(root / f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock", timeout=PATIENCE)
+
+
+def _make(path: Path, artifacts: str, own: bool) -> None:
+    """Make an SQLite database for MLflow beside its place, so that it is there whole or not at all.
+
+    Args:
+        path: of the file; one that is there stays.
+        artifacts: where those of its first experiment would go.
+        own: whether it is the store's, which is then set aside if a kill left it half made, without any experiment.
+
+    Raises:
+        OSError, sqlite3.Error: it cannot be made there, or what is there is no database.
+    """
+    if path.exists():
+        if not own or _has_experiments(path):
+            return
+        aside = path.with_name(f"{path.name}.half-made")
+        os.replace(path, aside)
+        print(f"{path} was half made when a command died; it is made anew, and {aside.name} has what was there")
+    new = path.with_name(f"new-{path.name}")
+    for leftover in (new, path.with_name(f"{new.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
+    durable.place(new, path)
+
+
+def _has_experiments(path: Path) -> bool:
+    """Whether an SQLite database has any of MLflow's, of which it makes the first itself, last of all."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return "experiments" in tables and bool(database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone())

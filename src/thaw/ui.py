@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 from thaw import delivery, tracking, views
 from thaw.cli.terminal import console, link
+from thaw.composition import ROOT
 from thaw.errors import ThawError
 
 NEWEST = 3  # sweeps whose addresses are printed
@@ -22,20 +23,24 @@ PATIENCE = 60.0  # seconds for the server to answer
 def main() -> int:
     """Start MLflow's server, print the addresses once it answers, and be quiet until it ends."""
     parser = argparse.ArgumentParser(prog="make ui", description=__doc__)
-    parser.add_argument("--store", default="mlruns", help="folder that runs leave their files in")
+    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
     try:
-        store = tracking.connect(os.environ.get("MLFLOW_TRACKING_URI"), arguments.store)
+        store = tracking.connect(os.environ.get("MLFLOW_TRACKING_URI"), str(arguments.store))
     except ThawError as error:
         print(error, file=sys.stderr)
         return 1
-    delivery.sync(store, Path(arguments.store))
+    if store.away:
+        return 1
+    delivery.sync(store, arguments.store)
+    if not store.artifacts:  # a server has pages of its own
+        _print_addresses(store, store.host)
+        return 0
     host = f"http://127.0.0.1:{arguments.port}"
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of fourteen
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store.uri  # which may hold a password, so that it is no argument
-    artifacts = store.artifacts or (Path(arguments.store).resolve() / "artifacts").as_uri()
-    serve = ["server", "--default-artifact-root", artifacts, "--host", "127.0.0.1", "--port", str(arguments.port)]
+    serve = ["server", "--default-artifact-root", store.artifacts, "--host", "127.0.0.1", "--port", str(arguments.port)]
     serve += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     with tempfile.TemporaryFile("w+") as printed:
         server = subprocess.Popen([sys.executable, "-m", "mlflow", *serve], stdout=printed, stderr=printed)
@@ -46,6 +51,7 @@ def main() -> int:
                 print(f"MLflow does not start:\n{printed.read()[-2000:]}", file=sys.stderr)
                 return 1
             _print_addresses(store, host)
+            print("Ctrl-C ends it.", flush=True)
             return max(0, server.wait())
         except KeyboardInterrupt:
             return 0
@@ -73,8 +79,6 @@ def _print_addresses(store: tracking.Store, host: str) -> None:
         for what, page in pages.items():
             shown.print(link(shown, f"  {what}", page.replace(tracking.UI, host)))
     shown.print(f"All experiments: {host}/#/experiments")
-    shown.print("Ctrl-C ends it.")
-    sys.stdout.flush()
 
 
 def newest_sweeps(store: tracking.Store) -> list[tuple[str, dict[str, str]]]:
