@@ -1,5 +1,6 @@
 """Journals into MLflow, with SQLite and with a real server that goes away."""
 
+import dataclasses
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from conftest import ROOT, TINY
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from thaw import delivery, journal, tracking, workspace
+from thaw import delivery, durable, journal, tracking, workspace
 from thaw.delivery import Sent
 
 
@@ -63,7 +64,7 @@ def test_sending_again_stores_nothing_twice(store, folder):
     for lines in (0, 1, 5, 0):
         sent = Sent.of(folder)
         sent.lines = lines
-        (folder / "sent.json").write_text(delivery.json.dumps(delivery.asdict(sent)))
+        durable.write_json(folder / "sent.json", dataclasses.asdict(sent))
         run.files.mkdir(exist_ok=True)
         delivery.deliver(folder, store)
     found = store.client.get_run(Sent.of(folder).run)

@@ -30,7 +30,7 @@ SIX = [
     "unfreeze=0,3,6",
     "fraction=50,100",
     "training.head.epochs=2",
-    "training.finetune.epochs=100",
+    "training.finetune.epochs=40",
     "threads=1",
 ]
 PATIENCE = 900  # seconds, for a machine that is slow and busy

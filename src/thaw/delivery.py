@@ -6,7 +6,6 @@ next command, or by `make sync`.
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -21,7 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from thaw import durable, journal, tracking, workspace
+from thaw import durable, journal, progress, tracking, workspace
 from thaw.composition import ROOT
 from thaw.errors import ThawError, redact
 from thaw.tracking import Store
@@ -41,10 +40,10 @@ class Sent:
 
     @staticmethod
     def of(folder: Path) -> "Sent":
-        """Of the journal in that folder."""
+        """Of the journal in that folder; from the first line on where that is lost, as MLflow takes no line twice."""
         try:
-            return Sent(**json.loads((folder / "sent.json").read_text()))
-        except FileNotFoundError:
+            return Sent(**(durable.read_json(folder / "sent.json") or {}))
+        except TypeError:
             return Sent()
 
     def pending(self, folder: Path) -> int:
@@ -68,8 +67,10 @@ def deliver(folder: Path, store: Store) -> Sent:
                 if line["kind"] == "open" or error.error_code not in REFUSALS:
                     raise  # without its run, no line could arrive
                 print(f"MLflow refuses a line of {folder.name}: {redact(error.message)}", file=sys.stderr)
+            if line["kind"] == "damaged":
+                print(f"A line of {folder.name}'s journal is damaged; what it recorded is lost", file=sys.stderr)
             sent.lines += 1
-            durable.write_text(folder / "sent.json", json.dumps(asdict(sent)))
+            durable.write_json(folder / "sent.json", asdict(sent))
         if lines and lines[-1].get("status") == "FINISHED":  # and so no line is left
             for leftover in ("record", "model"):  # MLflow has them now
                 shutil.rmtree(folder / leftover, ignore_errors=True)
@@ -214,7 +215,7 @@ def sync(store: Store, root: Path) -> Synced:
     A run or sweep without an end whose process is dead is marked KILLED.
     """
     counts = Synced()
-    for folder in sorted([*root.glob("sweeps/*"), *root.glob("runs/*")]):
+    for folder in workspace.journals(root):
         if _settled(folder):
             continue
         lines = journal.read(folder)
@@ -250,7 +251,7 @@ def _settled(folder: Path) -> bool:
         lines = (folder / journal.NAME).read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return True
-    return bool(lines) and len(lines) == Sent.of(folder).lines and json.loads(lines[-1])["kind"] == "end"
+    return bool(lines) and len(lines) == Sent.of(folder).lines and b'"kind": "end"' in lines[-1]
 
 
 def is_deleted(folder: Path, store: Store) -> bool:
@@ -260,7 +261,9 @@ def is_deleted(folder: Path, store: Store) -> bool:
 
 
 def forget_deleted(folder: Path, store: Store) -> None:
-    """Begin the journal in `folder`, which this process has claimed, anew if its run was deleted in MLflow."""
+    """Begin the journal in `folder`, which this process has claimed, anew if it is damaged or its run was deleted."""
+    if damage := journal.set_aside(folder):
+        progress.reporter().say(damage)
     if is_deleted(folder, store):
         with FileLock(folder / "sending"):
             for name in (journal.NAME, "sent.json"):
@@ -283,7 +286,7 @@ def stores(root: Path) -> Iterator[Store]:
     An address that needs credentials is known if `MLFLOW_TRACKING_URI` has them.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    opened = (journal.read(folder)[:1] for folder in [*root.glob("runs/*"), *root.glob("sweeps/*")])
+    opened = (journal.read(folder)[:1] for folder in workspace.journals(root))
     for name in sorted({line["uri"] for lines in opened for line in lines}):
         address = given if given and redact(given) == name else name
         file = root / "mlflow.db" if not name else Path(name.removeprefix("sqlite:///"))

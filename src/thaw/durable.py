@@ -1,8 +1,11 @@
 """Files that appear whole or not at all, and stay through a power loss; folders that one process works in."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,6 +34,41 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file."""
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file with a checksum of its own, by which `read_json` knows damage."""
+    write_text(path, json.dumps({**content, "sum": checksum(content)}))
+
+
+def read_json(path: Path) -> dict | None:
+    """What `write_json` wrote; None where there is no such file, or it is damaged. One without a checksum is older."""
+    try:
+        content = json.loads(path.read_bytes())
+        noted = content.pop("sum", None)
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError):
+        return None
+    return content if noted in (None, checksum(content)) else None
+
+
+def checksum(content: dict) -> str:
+    """Of what JSON can hold, in 8 hexadecimal digits."""
+    return f"{zlib.crc32(json.dumps(content).encode()):08x}"
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits; nothing where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def set_aside(path: Path) -> None:
+    """Give a damaged file another name, so that it is in nobody's way and still there to be looked at."""
+    if path.exists():
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
 
 
 def made(path: Path, fill: Callable[[Path], None]) -> Path:

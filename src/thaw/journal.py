@@ -1,6 +1,8 @@
 """What a run or a sweep records, on disk first: a file of lines that only grows, beside the files it speaks of.
 
-Nothing here knows MLflow; `delivery` sends the lines there, when and as often as it must.
+Each line bears a checksum. A damaged one keeps its place, as lines are counted, and is not believed; where the first is
+damaged, nobody knows whose the journal is. Nothing here knows MLflow; `delivery` sends the lines there, when and as
+often as it must.
 """
 
 import contextlib
@@ -8,21 +10,40 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from thaw import durable
 from thaw.errors import redact, sentence
 
 NAME = "journal.jsonl"
 ELSEWHERE = "elsewhere"  # a file beside the journal of a sweep that another machine launched, with another store
 
 
+# The keys of each kind of line, besides its kind, time and checksum; of all but the first some may be left out.
+KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "open": {"uri": str, "experiment": str, "name": str, "tags": dict, "parent": (str, type(None))},
+    "params": {"values": dict},
+    "metrics": {"values": dict, "step": int},
+    "tags": {"values": dict},
+    "dataset": {"name": str, "digest": str, "source": str, "profile": str, "tags": dict},
+    "artifacts": {"folder": str, "below": (str, type(None))},
+    "model": {"folder": str},
+    "end": {"status": str, "reason": str, "outcome": dict},
+}
+DAMAGED = {"kind": "damaged", "time": 0}
+
+
 def read(folder: Path) -> list[dict]:
-    """The lines of the journal in that folder; one that a kill or a full disk cut off does not count."""
+    """The lines of the journal in that folder, without one at its end that a kill or a full disk cut off.
+
+    Damaged ones are of the kind `damaged`; nothing where the first is.
+    """
     try:
-        return [line for line, _ in _whole((folder / NAME).read_bytes())]
-    except FileNotFoundError:
+        content = (folder / NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    lines = [_line(text) for text in content.splitlines(keepends=True) if text.endswith(b"\n")]
+    return lines if lines and lines[0]["kind"] == "open" else []
 
 
 def finished(folder: Path) -> dict | None:
@@ -31,13 +52,26 @@ def finished(folder: Path) -> dict | None:
     return last["outcome"] if last.get("status") == "FINISHED" else None
 
 
+def set_aside(folder: Path) -> str:
+    """Begin the journal of a folder anew if nobody knows whose it is; what that costs, in words, or nothing.
+
+    The folder is claimed by this process.
+    """
+    path = folder / NAME
+    if not path.exists() or read(folder) or b"\n" not in path.read_bytes():
+        return ""
+    durable.set_aside(path)
+    (folder / "sent.json").unlink(missing_ok=True)
+    return f"{path} is damaged and was set aside as {NAME}.damaged; what it holds is recorded anew, as another run"
+
+
 def append(folder: Path, kind: str, /, **content) -> dict:
     """Add a line to the journal in that folder, which no other process may do then; on disk when this returns."""
     path = folder / NAME
     _mend(path)
     line = {"kind": kind, "time": int(time.time() * 1000), **content}
     with path.open("ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
+        file.write(json.dumps({**line, "sum": durable.checksum(line)}).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     return line
@@ -120,18 +154,16 @@ def _known(line: dict) -> set[tuple]:
     return set()
 
 
-def _whole(content: bytes) -> Iterator[tuple[dict, int]]:
-    """Each line up to the first that is not whole, and where it ends."""
-    end = 0
-    for text in content.splitlines(keepends=True):
-        end += len(text)
-        try:
-            line = json.loads(text)
-        except ValueError:
-            return
-        if not text.endswith(b"\n"):
-            return
-        yield line, end
+def _line(text: bytes) -> dict:
+    """A line, without its checksum; `DAMAGED` where it is none. Those of versions before have no checksum."""
+    try:
+        line = json.loads(text)
+        checksum = line.pop("sum", None)
+        wanted = KINDS[line["kind"]]
+        whole = all(isinstance(line[key], types) for key, types in {"time": int, **wanted}.items())
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return DAMAGED
+    return line if whole and checksum in (None, durable.checksum(line)) else DAMAGED
 
 
 def _mend(path: Path) -> None:
@@ -139,4 +171,4 @@ def _mend(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):
-            os.truncate(path, max((end for _, end in _whole(content)), default=0))
+            os.truncate(path, content.rfind(b"\n") + 1)

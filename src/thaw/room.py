@@ -32,7 +32,7 @@ def prune(root: Path) -> Iterator[tuple[str, int]]:
     yield "runs deleted in MLflow", sum(map(_remove, _deleted(root)))
     launches = [each for each in root.glob("launches/*") if each.is_dir() and not durable.is_claimed(each)]
     yield "folders of commands that were killed", sum(map(_remove, launches))
-    lines = {folder: journal.read(folder) for folder in root.glob("runs/*")}
+    lines = {folder: journal.read(folder) for folder in workspace.journals(root)}
     needed = {
         value
         for journaled in lines.values()
@@ -54,7 +54,9 @@ def _deleted(root: Path) -> Iterator[Path]:
     from thaw import delivery
 
     for store in delivery.stores(root):
-        for folder in root.glob("runs/*"):
+        for folder in workspace.journals(root):
+            if folder.parent.name != "runs":
+                continue
             of_it = [line["uri"] for line in journal.read(folder)[:1]] == [store.name]
             run = delivery.Sent.of(folder).run
             if of_it and run and store.state(run) == "deleted" and not durable.is_claimed(folder):

@@ -5,9 +5,13 @@ finished there, or hands over what it came to. Stages report through callbacks; 
 recorded.
 """
 
+import contextlib
 import json
 import math
+import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from thaw import config, durable
+from thaw import config, durable, progress
+from thaw.errors import ThawError
 from thaw.network import Depth, Network, reseed
 
 
@@ -114,12 +119,11 @@ def train(
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
     _compile(model, stage)
-    if (folder / "done.json").exists():
-        done = Trained(**json.loads((folder / "done.json").read_text()))
+    if done := _done(stage, folder):
         _tell(callbacks, model, stage, done.history, "whole")
         _weights(model).load_weights(folder / "kept.weights.h5")
         return done
-    history, by = _restore(model, folder / "state.npz")
+    history, by, digest = _restore(stage, model, folder)
     _tell(callbacks, model, stage, history, "part")
     left = stage.epochs[len(history) :]
     if left and not _stalled(history, stage.settings.patience):
@@ -128,12 +132,13 @@ def train(
             clocks = [_Waiting()]
             training = clocks[0].noticed(training)
         by = list(dict.fromkeys([*by, run]))
+        best = _Best(folder, history, digest)
         own = [
             _Seeds((seed, stage.number)),
             *clocks,
-            _History(history, stage.settings.patience),
-            _Best(folder / "best.weights.h5", history[:]),
-            _State(folder / "state.npz", history, by),
+            _History(stage, history),
+            best,
+            _State(folder, history, by, best),
         ]
         model.fit(
             training,
@@ -148,6 +153,7 @@ def train(
     return _finish(stage, model, folder, history, by)
 
 
+BEST = "best-{}.weights.h5"  # by the index of the epoch
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
@@ -207,15 +213,35 @@ def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[s
     """Keep the weights that were asked for and what the stage came to, and remove what only resuming needs."""
     kept = _best(history) if stage.evaluate == "best" else len(history) - 1
     if kept != len(history) - 1:
-        _weights(model).load_weights(folder / "best.weights.h5")
+        _weights(model).load_weights(folder / BEST.format(kept))
     with durable.writing(folder / "kept.weights.h5") as partial:
         _weights(model).save_weights(partial)
     seconds = sum(epoch["epoch_seconds"] for epoch in history)
     trained = Trained(history, kept, seconds, by)
-    durable.write_text(folder / "done.json", json.dumps(asdict(trained)))
-    for name in ("state.npz", "best.weights.h5"):
-        (folder / name).unlink(missing_ok=True)
+    digest = durable.digest(folder / "kept.weights.h5")
+    durable.write_json(folder / "done.json", {**asdict(trained), "sha256": digest})
+    for leftover in (folder / "state.npz", *folder.glob(BEST.format("*"))):
+        leftover.unlink(missing_ok=True)
     return trained
+
+
+def _done(stage: Stage, folder: Path) -> Trained | None:
+    """What the stage came to, if it is finished and what it left is whole; what is not is set aside."""
+    if not (folder / "done.json").exists():
+        return None
+    content = durable.read_json(folder / "done.json")
+    with contextlib.suppress(TypeError, KeyError):
+        noted = content.pop("sha256", "")  # stores of before have none
+        if noted in ("", durable.digest(folder / "kept.weights.h5")) and (folder / "kept.weights.h5").exists():
+            return Trained(**content)
+    _set_aside(stage, folder, "done.json", "kept.weights.h5")
+    return None
+
+
+def _set_aside(stage: Stage, folder: Path, *names: str) -> None:
+    for name in names:
+        durable.set_aside(folder / name)
+    progress.reporter().say(f"{' or '.join(names)} in {folder} is damaged; the stage {stage.name} is trained again")
 
 
 def _weights(model: keras.Model) -> keras.Model:
@@ -247,14 +273,32 @@ def _tell(
         told.on_train_end()
 
 
-def _restore(model: keras.Model, path: Path) -> tuple[list[dict[str, float]], list[str]]:
-    """Set weights and optimizer to where training was left; the metrics of the epochs until then, and who trained."""
+def _restore(stage: Stage, model: keras.Model, folder: Path) -> tuple[list[dict[str, float]], list[str], str]:
+    """Set weights and optimizer to where training was left, if that is whole; else it is set aside.
+
+    Returns:
+        The metrics of the epochs until then, who trained, and the digest of the best weights.
+    """
+    path = folder / "state.npz"
     if not path.exists():
-        return [], []
-    with np.load(path) as state:
-        for number, variable in enumerate([*model.variables, *model.optimizer.variables]):
-            variable.assign(state[str(number)])
-        return json.loads(str(state["history"])), json.loads(str(state["by"]))
+        return [], [], ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None
+        with np.load(path) as state:
+            history, by = json.loads(str(state["history"])), json.loads(str(state["by"]))
+            best = folder / BEST.format(_best(history))
+            if (folder / "best.weights.h5").exists():  # as versions before called it, without a digest
+                os.replace(folder / "best.weights.h5", best)
+            digest = str(state["best"]) if "best" in state else durable.digest(best)
+            if not whole or durable.digest(best) != digest:
+                raise zipfile.BadZipFile
+            for number, variable in enumerate([*model.variables, *model.optimizer.variables]):
+                variable.assign(state[str(number)])
+            return history, by, digest
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, LookupError, EOFError):
+        _set_aside(stage, folder, path.name, *(each.name for each in folder.glob(BEST.format("*"))))
+        return [], [], ""
 
 
 class _Seeds(keras.callbacks.Callback):
@@ -303,11 +347,14 @@ class _History(keras.callbacks.Callback):
     """Adds learning rate and seconds to each epoch's metrics, for the callbacks after it, and keeps them all.
 
     Early stopping reads them too, so that it has no state of its own to lose.
+
+    Raises:
+        ThawError: at the end of an epoch whose loss is not finite.
     """
 
-    def __init__(self, history: list[dict[str, float]], patience: int | None):
+    def __init__(self, stage: Stage, history: list[dict[str, float]]):
         super().__init__()
-        self.history, self.patience = history, patience
+        self.stage, self.history = stage, history
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
@@ -315,39 +362,61 @@ class _History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         logs["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
         logs["epoch_seconds"] = time.perf_counter() - self.began
+        if not math.isfinite(logs["loss"]):
+            key = f"training.{self.stage.name}.learning_rate"
+            raise ThawError(
+                f"The stage {self.stage.name} diverged in epoch {len(self.history) + 1}: its loss is {logs['loss']:g}; "
+                f"give a lower {key} than {self.stage.settings.learning_rate:g}"
+            )
         self.history.append({name: float(value) for name, value in logs.items()})
-        self.model.stop_training = _stalled(self.history, self.patience)
+        self.model.stop_training = _stalled(self.history, self.stage.settings.patience)
 
 
 class _Best(keras.callbacks.ModelCheckpoint):
-    """A `ModelCheckpoint` of the best epoch that knows those before a resume, and whose file is always whole."""
+    """A `ModelCheckpoint` of the best epoch by `_best`, which knows those before a resume; a file for each.
 
-    def __init__(self, path: Path, before: list[dict[str, float]]):
-        self.path, self.partial = path, path.with_name(f"new-{path.name}")
-        threshold = before[_best(before)]["val_loss"] if before else None
-        super().__init__(
-            self.partial, "val_loss", save_best_only=True, save_weights_only=True, mode="min",
-            initial_value_threshold=threshold,
-        )  # fmt: skip
+    Args:
+        folder: of the stage.
+        history: the metrics of all epochs, of which `_History` adds the newest.
+        digest: of the best weights before a resume.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, float]], digest: str):
+        self.folder, self.history, self.digest = folder, history, digest
+        self.partial = folder / f"new-{BEST.format(0)}"
+        escaped = str(self.partial).replace("{", "{{").replace("}", "}}")  # Keras fills what is in braces
+        super().__init__(escaped, save_weights_only=True)
+
+    @property
+    def path(self) -> Path:
+        """The file of the best epoch so far."""
+        return self.folder / BEST.format(_best(self.history))
 
     def set_model(self, model):
         super().set_model(_weights(model))
 
     def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        if self.partial.exists():
+        if _best(self.history) == len(self.history) - 1:
+            super().on_epoch_end(epoch, logs)
             durable.place(self.partial, self.path)
+            self.digest = durable.digest(self.path)
 
 
 class _State(keras.callbacks.Callback):
-    """All that the next epoch depends on, in one file: weights, optimizer, and the metrics so far."""
+    """All that the next epoch depends on, in one file: weights, optimizer, the metrics so far, the best's digest.
 
-    def __init__(self, path: Path, history: list[dict[str, float]], by: list[str]):
+    The best weights of before are there until the state no longer speaks of them.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, float]], by: list[str], best: _Best):
         super().__init__()
-        self.path, self.history, self.by = path, history, by
+        self.folder, self.history, self.by, self.best = folder, history, by, best
 
     def on_epoch_end(self, epoch, logs=None):
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {str(number): variable.numpy() for number, variable in enumerate(variables)}
-        with durable.writing(self.path) as partial, partial.open("wb") as file:
-            np.savez(file, history=json.dumps(self.history), by=json.dumps(self.by), **arrays)
+        arrays |= {"history": json.dumps(self.history), "by": json.dumps(self.by), "best": self.best.digest}
+        with durable.writing(self.folder / "state.npz") as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
+        for each in set(self.folder.glob(BEST.format("*"))) - {self.best.path}:
+            each.unlink()

@@ -56,6 +56,11 @@ def is_store(root: Path) -> bool:
     return (root / MARK).is_file() or any(root.glob("runs/*/journal.jsonl")) or any(root.glob("sweeps/*/journal.jsonl"))
 
 
+def journals(root: Path) -> list[Path]:
+    """The folders of all sweeps and runs, sweeps first; what else lies there is passed over."""
+    return [each for below in ("sweeps", "runs") for each in sorted(root.glob(f"{below}/*")) if each.is_dir()]
+
+
 def launch(root: Path, recorded: str) -> Path:
     """The folder of a command, from what a journal says; wherever the store lay then, it is in this one."""
     return root / "launches" / Path(recorded).name
