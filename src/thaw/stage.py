@@ -229,8 +229,8 @@ def _done(stage: Stage, folder: Path) -> Trained | None:
     """What the stage came to, if it is finished and what it left is whole; what is not is set aside."""
     if not (folder / "done.json").exists():
         return None
-    content = durable.read_json(folder / "done.json")
-    with contextlib.suppress(TypeError, KeyError):
+    content = durable.read_json(folder / "done.json") or {}
+    with contextlib.suppress(TypeError):
         noted = content.pop("sha256", "")  # stores of before have none
         if noted in ("", durable.digest(folder / "kept.weights.h5")) and (folder / "kept.weights.h5").exists():
             return Trained(**content)
