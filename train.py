@@ -66,7 +66,7 @@ def train(config: Config, job: Job) -> Outcome:
         if found := job.outcome(place, "trained by another process"):
             return found
         opening = {**job.opening(config, store), "began": int(1000 * (time.time() - time.perf_counter() + began))}
-        with delivery.Sender(place, store), journal.Record(place, **opening) as record:
+        with delivery.Sender(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             # Network
             shown.phase("building the network")
             net = network.build(base, config.head, len(dataset.class_names), size, config.unfreeze, config.seed)
@@ -161,6 +161,7 @@ def _run(display: terminal.Display) -> int:
     status = 0
     try:
         composition.register()
+        composition.put_flags_first()
         composition.hand_on_credentials()
         composition.take_paths_as_typed()
         preview.main() if preview.is_asked() else hydra_job()

@@ -219,7 +219,7 @@ def test_an_interval_of_accuracies_stays_among_them(store, record):
 def test_other_choices_with_the_same_result_are_shown_beside_each_other(store, record):
     for percent in ("1", "10"):
         record(150, fraction=percent, tags={"thaw.head": "a"})
-    assert [each.values["fraction"] for each in compared(store).variants] == ["10", "1"]
+    assert [each.values["fraction"] for each in compared(store).variants] == ["1", "10"]
 
 
 def test_a_result_that_was_recorded_twice_counts_once(store, record):
@@ -620,5 +620,40 @@ def test_an_archive_that_is_not_there_is_not_fetched_for_the_page(store, record,
     dataset = types.SimpleNamespace(source="archive", url="https://example.org/pets.zip", sha256=None)
     monkeypatch.setattr(page.prediction, "settings", lambda *_: types.SimpleNamespace(dataset=dataset))
     assert page._worst(compared(store), store) == (
-        [], f"The images are not on this machine; python predict.py --run {run} fetches them."
+        [], f"they are not here; python predict.py --run {run} --worst 12 fetches them"
     )  # fmt: skip
+
+
+def test_runs_that_evaluate_other_weights_are_two_results(store, record):
+    for evaluate, right in (("best", 150), ("last_stage", 160)):
+        record(right, unfreeze="20", tags={"thaw.head": "a"}, **{"with.training.evaluate": evaluate})
+    assert [each.name for each in compared(store).variants] == [
+        "training.evaluate=last_stage",
+        "training.evaluate=best",
+    ]
+
+
+def test_a_run_that_is_named_is_compared_though_another_says_the_same(store, record):
+    runs = [record(150, unfreeze=depth, tags={"thaw.head": depth}) for depth in ("0", "0", "20")]
+    assert {run.id for run in compared(store, runs=[runs[0], runs[2]]).runs} == {runs[0], runs[2]}
+
+
+def test_of_equal_variants_the_simplest_comes_first(store, record):
+    for depth in ("30", "0", "20"):
+        record(150, unfreeze=depth)
+    assert [each.values["unfreeze"] for each in compared(store).variants] == ["0", "20", "30"]
+
+
+def test_where_the_head_was_kept_nothing_is_claimed_of_what_was_thrown_away(store, record):
+    note = "Fine-tuning did not lower the validation loss; the head's weights were kept"
+    record(150, unfreeze="0")
+    record(150, unfreeze="20", tags={"thaw.note": note})
+    (said,) = compared(store).verdicts
+    assert said.summary == f"No gain from unfreeze 20: f{note[1:]}"
+
+
+def test_many_times_the_training_time_is_a_number_that_people_write(store, record):
+    for depth, right, seconds in (("0", 100, 3.6), ("30", 160, 763.0)):
+        metrics = {"kept_val_accuracy": right / IMAGES, "test_accuracy": right / IMAGES, "training_seconds": seconds}
+        record(right, unfreeze=depth, metrics=metrics)
+    assert compared(store).verdicts[0].summary.endswith(", 212 times the training time")

@@ -110,3 +110,20 @@ def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
     composition.take_paths_as_typed()
     assert sys.argv[2] == f"dataset.path={tmp_path}/a,{tmp_path}/b"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["unfreeze=0,20"], "unfreeze=0,20 is a list of values, which takes -m: python train.py -m unfreeze=0,20 ..."),
+        (["weights.path=a.h5"], "weights.path belongs to weights=file; give that as well"),
+    ],
+)
+def test_what_is_missing_beside_it_is_said(command, given, words):
+    assert command(*given)[::2] == (1, f"{words}\n")
+
+
+def test_the_flag_for_several_values_may_stand_anywhere(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "unfreeze=0,20", "-m", "seed=1"])
+    composition.put_flags_first()
+    assert composition.sys.argv == ["train.py", "-m", "unfreeze=0,20", "seed=1"]

@@ -1,18 +1,23 @@
 """Journals into MLflow, with SQLite and with a real server that goes away."""
 
+import contextlib
 import dataclasses
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
 import pytest
+import requests
 from conftest import ROOT, TINY
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 from thaw import delivery, durable, journal, tracking, workspace
 from thaw.delivery import Sent
@@ -114,7 +119,8 @@ def test_what_mlflow_refuses_is_told_of_and_passed_over(store, folder, capsys):
         run.metrics({"no/such/name?\n": 1.0}, 0)
         run.metrics({"loss": 1.0}, 0)
     delivery.deliver(folder, store)
-    assert "MLflow refuses a line of vgg16-0" in capsys.readouterr().err
+    assert "MLflow refuses a line of vgg16-0, kept in refused.jsonl" in capsys.readouterr().err
+    assert "no/such/name?" in (folder / "refused.jsonl").read_text()
     found = store.client.get_run(Sent.of(folder).run)
     assert (found.info.status, found.data.metrics) == ("FINISHED", {"loss": 1.0})
 
@@ -243,6 +249,87 @@ class Server:
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """Passes requests on to a server, but for the one with the number `bad` and some after it."""
+
+    LASTS = 3  # requests that are answered as `answer` says
+
+    def __init__(self, target, bad, answer):
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.target, self.bad, self.answer, self.count = target, bad, answer, 0
+        self.uri = f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class Passing(http.server.BaseHTTPRequestHandler):
+    def handle_any(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.count += 1
+        if self.server.bad <= self.server.count < self.server.bad + Proxy.LASTS:
+            status, content, kind = *self.server.answer, "application/json"
+        else:
+            headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+            answer = requests.request(self.command, self.server.target + self.path, headers=headers, data=body)
+            status, content, kind = (
+                answer.status_code,
+                answer.content,
+                answer.headers.get("Content-Type", "application/json"),
+            )
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = handle_any
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (400, b"<html>Bad Request</html>"),
+        (400, b'{"error_code": "INVALID_STATE", "message": "no"}'),
+        (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no"}'),
+        (200, b"{}"),
+        (200, b""),
+        (502, b"Bad Gateway"),
+    ],
+)
+def test_a_proxy_that_answers_for_the_server_loses_no_line(server, tmp_path, answer):
+    for bad in range(1, 20):
+        folder = workspace.opened(tmp_path / f"store{bad}") / "runs" / "vgg16-0"
+        with record(folder, experiment=f"pets{bad}") as run:
+            fill(run)
+        with Proxy(server.uri, bad, answer) as proxy:
+            store = tracking.Store(proxy.uri, "", None, None, folder.parents[1])
+            for _ in range(8):
+                mlflow_utils._artifact_repos_cache.clear()  # as the next process has none
+                with contextlib.suppress(Exception):
+                    delivery.deliver(folder, store)
+            asked = proxy.count
+        assert not Sent.of(folder).pending(folder), bad
+        client = MlflowClient(server.uri)
+        (found,) = client.search_runs([client.get_experiment_by_name(f"pets{bad}").experiment_id])
+        assert (found.info.status, len(found.data.params)) == ("FINISHED", 250), bad
+        for key, points in (("loss", [1.5, 1.0]), ("accuracy", [0.5, 0.75])):
+            assert [point.value for point in client.get_metric_history(found.info.run_id, key)] == points, bad
+        assert found.data.tags["thaw.head"] == "abc", bad
+        assert [each.path for each in client.list_artifacts(found.info.run_id)] == ["classes.txt"], bad
+        if asked < bad:  # all requests were tried
+            return
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_a_sweep_is_shown_without_a_line_that_wraps(screen):
     lines = written(screen)
     assert max(map(len, lines)) <= 80
     (kept,) = [line for line in lines if line.startswith("✓")]
-    assert kept.endswith("… · validation 0.711 · test 0.656 · 1 h 12 min · head reused")
+    assert kept.endswith("… · val 0.711 · test 0.656 · 1 h 12 min · head reused")
     assert any("96 runs" in line and "left" in line for line in lines)
 
 
@@ -123,7 +123,7 @@ def test_the_time_left_does_not_jump():
             {"reused": "head resumed after 3"},
             "✓ a · validation 0.711 · test 0.656 · 12 s · head resumed after 3",
         ),
-        ({"note": "x"}, "✓ a · validation 0.711 · test 0.656 · 12 s · fine-tuning did not help"),
+        ({"note": "x"}, "✓ a · validation 0.711 · test 0.656 · 12 s · fine-tuning did not lower the loss"),
         ({"status": "FAILED", "error": "no"}, "✗ a · failed: no"),
         ({"status": "KILLED"}, "✗ a · killed"),
     ],

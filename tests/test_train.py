@@ -15,7 +15,7 @@ import pytest
 from conftest import REAL, ROOT, TINY
 from mlflow import MlflowClient
 
-from thaw import backbone, stage
+from thaw import backbone, runtime, stage
 
 
 def runs_of(client, parent):
@@ -289,11 +289,19 @@ def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, m
 
 
 def test_an_interrupt_that_tensorflow_swallows_still_interrupts(command, client, monkeypatch):
-    from thaw import runtime
-
     monkeypatch.setattr(stage._State, "on_epoch_end", lambda *_: runtime.interrupted.set())
     assert command(*TINY, "training.head.epochs=3")[0] == 130
     assert [run.info.status for run in client().search_runs(["1"])] == ["KILLED"]
+
+
+def test_an_interrupt_that_tensorflow_turns_into_an_error_is_one(command, client, monkeypatch):
+    def unknown(*_):
+        runtime.interrupted.set()
+        raise RuntimeError("KeyboardInterrupt")
+
+    monkeypatch.setattr(stage._State, "on_epoch_end", unknown)
+    assert command(*TINY)[0] == 130
+    assert client().search_runs(["1"])[0].info.status == "KILLED"
 
 
 def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
@@ -478,7 +486,7 @@ def test_where_fine_tuning_makes_it_worse_the_head_is_kept_and_that_is_said(wors
     assert kept.data.metrics["kept_val_loss"] == min(losses) == min(losses[:3])
     assert kept.data.metrics["kept_epoch"] == losses.index(min(losses))
     assert kept.data.tags["thaw.kept_stage"] == "head"
-    assert "fine-tuning did not help" in out
+    assert "fine-tuning did not lower the loss" in out
     said = "Fine-tuning did not lower the validation loss; the head's weights were kept"
     assert said in out
     assert kept.data.tags["thaw.note"] == said

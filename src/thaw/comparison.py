@@ -21,6 +21,7 @@ from thaw.statistics import Interval
 from thaw.tracking import Store
 
 TESTED = 4  # of the best variants, each against each other
+RESULT = ("activations.dtype", "training.evaluate")  # shape a result, besides its stages and short parameters
 SMALLEST = 0.001  # difference for which it is worth saying what would show it
 
 
@@ -83,6 +84,9 @@ class Verdict:
     @property
     def summary(self) -> str:
         """One sentence that answers the question, without the statistics."""
+        if self.difference.by.value == 0 and all(run.note for run in self.variant.runs):
+            note = self.variant.runs[0].note
+            return f"No gain from {self.key} {self.variant.values[self.key]}: {note[0].lower()}{note[1:]}"
         sign = 1 if self.difference.better is self.variant else -1
         value, low, high = (sign * 100 * each for each in _ends(self.difference.by, sign))
         points = f"{value:+.1f} points"
@@ -90,8 +94,8 @@ class Verdict:
             points += f" ({low:+.1f} to {high:+.1f})"
         costs = [each.mean("training_seconds") for each in (self.variant, self.baseline)]
         cost = ""
-        if all(costs) and not 0.95 < costs[0] / costs[1] < 1.05:
-            cost = f", {costs[0] / costs[1]:.2g} times the training time"
+        if all(costs) and not 0.95 < (times := costs[0] / costs[1]) < 1.05:
+            cost = f", {times:{'.0f' if times >= 10 else '.2g'}} times the training time"
         chosen, held = self.variant.values[self.key], self.baseline.values[self.key]
         claim = ("hurts", "", "helps")[self.difference.is_real * sign + 1]
         return f"{_claim(self.key, chosen, held, claim)} {points}{cost}{self._context()}"
@@ -184,10 +188,10 @@ def compare(
         ThawError: there is no such experiment, run, metric, key or value, or nothing is finished.
     """
     name, number = records.experiment(store.client, experiment)
-    recorded = _distinct(records.runs(store, number))
+    recorded = records.runs(store, number)
     if unknown := set(runs or []) - {run.id for run in recorded}:
         raise ThawError(f"The experiment {name} has no run {', '.join(sorted(unknown))}; give ids as MLflow shows them")
-    chosen = [run for run in recorded if not runs or run.id in runs]
+    chosen = [run for run in recorded if run.id in runs] if runs else _distinct(recorded)
     reported = REPORTED if metric == CHOOSING else metric
     finished = [run for run in chosen if run.status == "FINISHED" and {metric, reported} <= set(run.metrics)]
     if not finished:
@@ -272,7 +276,7 @@ def _distinct(runs: list[Run]) -> list[Run]:
     """Of finished runs with the same stages and choices the newest: one result, trained again or recorded again."""
     seen, kept = set(), []
     for run in runs:
-        result = (run.stages, run.params.get("activations.dtype"), *(run.params.get(key) for key in SHORT))
+        result = (run.stages, *(run.params.get(key) for key in (*RESULT, *SHORT)))
         if run.status == "FINISHED" and run.stages:
             if result in seen:
                 continue

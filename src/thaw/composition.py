@@ -84,6 +84,12 @@ def _refuse_folder(given: str) -> NoReturn:
     )
 
 
+def put_flags_first() -> None:
+    """Move `-m` before the overrides: Hydra takes none behind it that stand apart from the others."""
+    flags = [each for each in sys.argv[1:] if each in ("-m", "--multirun")]
+    sys.argv[1:] = [*flags[:1], *(each for each in sys.argv[1:] if each not in flags)]
+
+
 def hand_on_credentials() -> None:
     """Move a tracking address with a password from the command line into the environment.
 
@@ -161,17 +167,30 @@ def explain(error: Exception) -> str | None:
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     message = " ".join(str(error).split())
+    if several := re.match(r"Ambiguous value for argument '([^']+)'", message):
+        return redact(f"{several[1]} is a list of values, which takes -m: python train.py -m {several[1]} ...")
     unknown = re.match(r"Could not override '(?:.*@)?([^']+)'", message)
     if not unknown:
         return redact(message)
     key = unknown[1]
     if key.startswith("hydra.launcher."):
         return _explain_launcher(key)
+    if options := _having(key):
+        return f"{key} belongs to {' or '.join(options)}; give that as well"
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = [*keys(OmegaConf.to_container(compose("config"))), "experiment", "debug", "hydra/launcher"]
     if key in known:
         return redact(f"{message} {error.__cause__ or ''}".strip())
     return f"{key} is no key of the configuration{nearest(key, known)}"
+
+
+def _having(key: str) -> list[str]:
+    """The options of a config group that have that key, as `group=option`."""
+    group, _, below = key.partition(".")
+    files = sorted((CONF / group).glob("*.yaml")) if below else []
+    known = {path.stem: keys(OmegaConf.to_container(OmegaConf.load(path), resolve=False)) for path in files}
+    having = [f"{group}={option}" for option, inner in known.items() if below in inner]
+    return [] if len(having) == len(known) else having
 
 
 def _explain_launcher(key: str) -> str:

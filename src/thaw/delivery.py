@@ -1,11 +1,13 @@
 """Journals into MLflow: line by line, again after a failure, and nothing twice.
 
 A run trains on whatever becomes of its tracking server. What could not be sent stays in the journal, and is sent by the
-next command, or by `make sync`.
+next command, or by `make sync`. A refusal counts once the run takes another line, as it may be a proxy's. What a server
+seemed to take is looked up before the run ends there.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -27,6 +29,7 @@ from thaw.tracking import Store
 
 # What a server says of a line that it will never take, such as one of a run that was deleted there.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
+REFUSED = "refused.jsonl"  # beside a journal: its lines that MLflow refused, and why
 KILLED = "its process died; the same command goes on with it"
 
 
@@ -52,21 +55,21 @@ class Sent:
 
 
 def deliver(folder: Path, store: Store) -> Sent:
-    """Send what is left of the journal in `folder`; a line that MLflow refuses is told of and passed over.
+    """Send what is left of the journal in `folder`; a line that MLflow refuses is named, noted and passed over.
 
     Raises:
-        Exception: MLflow cannot be reached or cannot write; the lines from there on are left.
+        Exception: MLflow cannot be reached, cannot write or has lost lines; the lines from there on are left.
     """
     with FileLock(folder / "sending"):
         sent = Sent.of(folder)
         lines = journal.read(folder)
         for line in lines[sent.lines :]:
-            try:
-                _send(line, folder, sent, store)
-            except MlflowException as error:
-                if line["kind"] == "open" or error.error_code not in REFUSALS:
-                    raise  # without its run, no line could arrive
-                print(f"MLflow refuses a line of {folder.name}: {redact(error.message)}", file=sys.stderr)
+            if line["kind"] == "end" and not store.artifacts:
+                _look_up(folder, lines[: sent.lines], sent, store)
+            if reason := _refusal(line, folder, sent, store):
+                print(f"MLflow refuses a line of {folder.name}, kept in {REFUSED}: {reason}", file=sys.stderr)
+                with (folder / REFUSED).open("a") as file:
+                    file.write(json.dumps({"number": sent.lines, "reason": reason, "line": line}) + "\n")
             if line["kind"] == "damaged":
                 print(f"A line of {folder.name}'s journal is damaged; what it recorded is lost", file=sys.stderr)
             sent.lines += 1
@@ -107,13 +110,83 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
             if reason:
                 client.set_tag(run, "thaw.error", reason[:4000])
             client.set_terminated(run, status, moment)
+            if not store.artifacts and client.get_run(run).info.status != status:
+                raise ConnectionError("MLflow has not noted that the run ended; it is told again")
+
+
+def _refusal(line: dict, folder: Path, sent: Sent, store: Store) -> str:
+    """Send a line; why MLflow refuses it, twice and with its run there in between, or nothing."""
+    for _ in range(2):
+        try:
+            _send(line, folder, sent, store)
+            return ""
+        except MlflowException as error:
+            if line["kind"] == "open" or error.error_code not in REFUSALS or not _takes_lines(folder, sent, store):
+                raise  # without its run, no line could arrive
+            reason = redact(error.message)
+    return reason
+
+
+def _takes_lines(folder: Path, sent: Sent, store: Store) -> bool:
+    """Whether the run is there and takes another line, so that a refusal was meant for the one before."""
+    try:
+        store.client.set_tag(sent.run, "thaw.journal", _mark(folder))
+        return store.client.get_run(sent.run).data.tags.get("thaw.journal") == _mark(folder)
+    except MlflowException:
+        return False
+
+
+def _look_up(folder: Path, lines: list[dict], sent: Sent, store: Store) -> None:
+    """Make sure that a server has what these lines record, in the face of what lies between.
+
+    Raises:
+        ConnectionError: it has not; all lines are sent again.
+    """
+    refused = set()
+    with contextlib.suppress(FileNotFoundError):
+        refused = {json.loads(line)["number"] for line in (folder / REFUSED).read_text().splitlines()}
+    client = store.client
+    wanted: dict[str, set] = {"params": set(), "tags": set()}
+    steps: dict[str, set[int]] = {}
+    there = True
+    for number, line in enumerate(lines):
+        if number in refused:
+            continue
+        if line["kind"] in wanted:
+            wanted[line["kind"]] |= set(line["values"])
+        elif line["kind"] == "metrics":
+            for key in line["values"]:
+                steps.setdefault(key, set()).add(line["step"])
+        elif line["kind"] == "artifacts":
+            files = client.list_artifacts(sent.run, line["below"])
+            there &= _names(folder / Path(line["folder"]).name) <= {Path(each.path).name for each in files}
+        elif line["kind"] == "model" and (folder / Path(line["folder"]).name).is_dir():
+            models = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
+            files = client.list_logged_model_artifacts(models[0].model_id) if models else []
+            there &= _names(folder / Path(line["folder"]).name) <= {Path(each.path).name for each in files}
+    run = client.get_run(sent.run)
+    there &= run.info.run_id == sent.run
+    there &= wanted["params"] <= set(run.data.params) and wanted["tags"] <= set(run.data.tags)
+    there = there and all(
+        numbers <= {point.step for point in client.get_metric_history(sent.run, key)} for key, numbers in steps.items()
+    )
+    if there:
+        return
+    sent.lines = 0
+    durable.write_json(folder / "sent.json", asdict(sent))
+    raise ConnectionError("MLflow has lost lines that it seemed to take; they are sent again")
+
+
+def _names(folder: Path) -> set[str]:
+    """What lies in a folder; nothing where it was sent before the run was opened once more."""
+    return {each.name for each in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
     """Make the run in MLflow, or have it run again."""
     client = store.client
     if sent.run is None:
-        sent.experiment = store.experiment(line["experiment"])
+        sent.experiment = _known(store.experiment(line["experiment"]), "experiment")
         # A process may have died, or a slow server have seemed dead, between making a run and noting which.
         made = _made(folder, sent, store)
         if made:
@@ -123,12 +196,19 @@ def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
         if line["parent"]:
             tags["mlflow.parentRunId"] = deliver(folder.parents[1] / "sweeps" / Path(line["parent"]).name, store).run
         made = client.create_run(sent.experiment, line.get("began", line["time"]), tags | line["tags"], line["name"])
-        sent.run = made.info.run_id
+        sent.run = _known(made.info.run_id, "run")
         return
     client.update_run(sent.run, status="RUNNING", name=line["name"])
     client.log_batch(sent.run, tags=[RunTag(key, value) for key, value in line["tags"].items()])
     if "thaw.error" in client.get_run(sent.run).data.tags:
         client.delete_tag(sent.run, "thaw.error")
+
+
+def _known(identity: str, what: str) -> str:
+    """The id, if it is one: what a proxy makes up has none."""
+    if not identity:
+        raise ConnectionError(f"MLflow answers with no id for the {what}")
+    return identity
 
 
 def _mark(folder: Path) -> str:

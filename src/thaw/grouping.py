@@ -83,7 +83,7 @@ def grouped(runs: list[Run], varied: list[str], order_by: str, metric: str) -> l
     Args:
         runs: recorded ones.
         varied: the keys that make a variant.
-        order_by: the metric whose best mean comes first.
+        order_by: the metric whose best mean comes first; of equal ones the simplest variant.
         metric: of the variants' scores.
     """
     groups: dict[tuple, list[Run]] = {}
@@ -95,9 +95,10 @@ def grouped(runs: list[Run], varied: list[str], order_by: str, metric: str) -> l
     ]
     sign = 1 if any(word in order_by for word in LOWER_IS_BETTER) else -1
 
-    def rank(variant: Variant) -> tuple[bool, float]:
+    def rank(variant: Variant) -> tuple:
         value = variant.mean(order_by)
-        return (True, 0.0) if value is None or math.isnan(value) else (False, sign * value)
+        known = (True, 0.0) if value is None or math.isnan(value) else (False, sign * value)
+        return *known, simplicity(variant)
 
     return sorted(found, key=rank)
 

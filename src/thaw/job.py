@@ -76,7 +76,7 @@ class Outcome:
             f"test {self.test_accuracy:.3f}",
             duration(self.wall_seconds),
             *[self.reused] * bool(self.reused),
-            *["fine-tuning did not help"] * bool(self.note),
+            *["fine-tuning did not lower the loss"] * bool(self.note),
         ]
         return " · ".join(words)
 

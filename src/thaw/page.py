@@ -95,7 +95,8 @@ def note(found: Comparison, store: Store, folder: Path) -> Path:
     """Write `EXPERIMENT.md` and its charts: a result to commit beside its question."""
     folder.mkdir(parents=True, exist_ok=True)
     name = found.experiment.replace("/", "_")
-    text = [f"# {found.experiment}", "", found.question, "", *(f"**{each.summary}.**\n" for each in found.verdicts)]
+    text = [f"# {found.experiment}", "", *([found.question, ""] if found.question else [])]
+    text += [f"**{each.summary}.**\n" for each in found.verdicts]
     text += [tracking.markdown(*rows(found)), "", common(found), "", *(f"- {each}" for each in sentences(found)), ""]
     for chart in charts(found, store.client):
         style.save(chart.figure, folder / f"{name}-{chart.name}.png")
@@ -276,14 +277,14 @@ def _worst(found: Comparison, store: Store) -> tuple[list[tuple[str, str, str, f
         if dataset.source == "tfds":
             return [], ""  # which takes TensorFlow
         if dataset.source == "archive" and not downloads.is_unpacked(dataset.url, dataset.sha256):
-            return [], f"The images are not on this machine; python predict.py --run {run.info.run_id} fetches them."
+            return [], f"they are not here; python predict.py --run {run.info.run_id} --worst 12 fetches them"
         return [
             (_thumbnail(picture.source), said.truth, said.predicted, said.probabilities[said.truth])
             for picture, said in prediction.worst(store, run, WORST)
             if said.truth != said.predicted
         ], ""
     except Exception as error:  # the page does not fail for a run of before, or one whose files or images are lost
-        return [], f"The images cannot be shown: {' '.join(str(error).split())}"
+        return [], " ".join(str(error).split())
 
 
 def _thumbnail(source: Path | np.ndarray) -> str:

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from thaw import data, decoding, folders, records
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
-from thaw.tracking import BEST_FIRST, Store
+from thaw.tracking import BEST_FIRST, SIMPLEST_FIRST, Store
 
 FINISHED = f"{records.RUNS} and attributes.status = 'FINISHED'"
 
@@ -47,7 +47,7 @@ def choose(store: Store, run: str | None, experiment: str | None) -> Run:
             raise ThawError(f"There is no run {run}; give an id as MLflow shows it") from error
     else:
         name, number = records.experiment(client, experiment)
-        best = client.search_runs([number], FINISHED, order_by=[BEST_FIRST], max_results=1)
+        best = client.search_runs([number], FINISHED, order_by=[BEST_FIRST, SIMPLEST_FIRST], max_results=1)
         if not best:
             raise ThawError(f"The experiment {name} has no finished run; train one first: python train.py")
         chosen = best[0]

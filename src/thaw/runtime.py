@@ -108,6 +108,21 @@ def interruptible() -> None:
 interrupted = threading.Event()
 
 
+@contextlib.contextmanager
+def interrupts() -> Iterator[None]:
+    """Have an error after an interrupt be that interrupt, which TensorFlow may turn into an error of its own.
+
+    Raises:
+        KeyboardInterrupt: in place of any error that follows one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if interrupted.is_set():
+            raise KeyboardInterrupt from error
+        raise
+
+
 def release() -> None:
     """Give back what a run held, so that the next one in this process finds memory as the first did."""
     if "keras" not in sys.modules:  # refused before it began

@@ -49,9 +49,8 @@ def rows(outcomes: list[Outcome], varied: list[str]) -> tuple[list[str], list[li
 def table(outcomes: list[Outcome], varied: list[str]) -> Table:
     """The same for the terminal."""
     headings, lines = rows(outcomes, varied)
-    shown = Table(
-        title=f"{len(outcomes)} runs, best validation accuracy first", title_justify="left", header_style="bold"
-    )
+    title = f"{len(outcomes)} run{'s' * (len(outcomes) != 1)}, best validation accuracy first"
+    shown = Table(title=title, title_justify="left", header_style="bold")
     for number, heading in enumerate(headings):
         text = 0 < number <= len(varied) or heading == "status"
         shown.add_column(Text(heading), justify="left" if text else "right", overflow="fold" if text else "ellipsis")
@@ -92,7 +91,7 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display)
         )
     pending = delivery.sync(store, root)
     sent = delivery.Sent.of(place)
-    if found and sent.run:
+    if finished and sent.run:
         opening = next(line for line in reversed(journal.read(place)) if line["kind"] == "open")
         console.print("Side by side in MLflow (start it with make ui):")
         for title, page in views.pages(store, sent.experiment, sent.run, sweep.varied).items():

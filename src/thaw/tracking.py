@@ -40,7 +40,7 @@ logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as Markdown
 DETAIL = "with."  # begins the parameters that say more than the short ones, and sorts them behind these
 SWEPT = "swept."  # begins the tags of a sweep that name its keys and their values
-BEST_FIRST = "metrics.`kept_val_accuracy` DESC"
+BEST_FIRST, SIMPLEST_FIRST = "metrics.`kept_val_accuracy` DESC", "metrics.`trainable_parameters` ASC"
 MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow's pages for language models
 CODE_WIDTH = 60  # columns of a command in a description; wider ones push the values of a run out of sight
 UI = "http://127.0.0.1:5000"  # where `make ui` listens

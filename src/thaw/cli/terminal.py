@@ -105,6 +105,8 @@ class Display(progress.Reporter):
 
     def result(self, line: str) -> None:
         """What a run came to; on a terminal the name is cut rather than the line broken."""
+        if self.console.is_terminal and cell_len(line) > self.console.width:
+            line = line.replace(" · validation ", " · val ")
         name, separator, rest = line.partition(" · ")
         room = self.console.width - cell_len(separator + rest)
         if self.console.is_terminal and room > NARROWEST:

@@ -20,7 +20,7 @@ MOST = 120  # pictures that are drawn at all
 
 
 def pages(answers: Sequence["Answer"], summary: str) -> list[Figure]:
-    """Pictures with what a model says of them, twelve on a page: framed green if it is right, red if it is wrong.
+    """Pictures with what a model says of them, twelve on a page: framed green if it is right, orange if it is wrong.
 
     Where Grad-CAM was asked for, it stands beside the photograph, at the photograph's own sharpness.
 
