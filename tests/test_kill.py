@@ -11,6 +11,8 @@ from conftest import ROOT, TINY
 from mlflow import MlflowClient
 from test_train import runs_of, sweeps_of
 
+from thaw import workspace
+
 PLAN = [
     "-m",
     *TINY,
@@ -24,7 +26,8 @@ PLAN = [
     "tracking.model=true",
 ]
 TIMES = ("wall_seconds", "training_seconds", "images_per_second", "epoch_seconds", "waiting_seconds", "waiting_share")
-FOUND_IN_STORE = {"activations", "artifacts", "fingerprints.db", "launches", "mlflow.db", "runs", "stages", "sweeps"}
+FOUND_IN_STORE = {"activations", "artifacts", "fingerprints.db", "launches", "mlflow.db", "mlflow.db.lock", "runs"}
+FOUND_IN_STORE |= {"stages", "sweeps", workspace.MARK}
 
 
 def recorded(store):

@@ -220,7 +220,7 @@ def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[s
     trained = Trained(history, kept, seconds, by)
     digest = durable.digest(folder / "kept.weights.h5")
     durable.write_json(folder / "done.json", {**asdict(trained), "sha256": digest})
-    for leftover in (folder / "state.npz", *folder.glob(BEST.format("*"))):
+    for leftover in (folder / "state.npz", *folder.glob(BEST.format("*")), *folder.glob("new-*")):
         leftover.unlink(missing_ok=True)
     return trained
 
