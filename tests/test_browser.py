@@ -294,4 +294,4 @@ def test_the_page_shows_data_classes_and_the_worst_images(page, chromium):
     assert "40 train, 40 validation, 40 test images in 10 classes; digest " in shown
     loaded = "return [...document.querySelectorAll('#worst img')].filter(image => image.naturalWidth > 0).length"
     assert chromium.execute_script(loaded) == 12
-    assert re.search(r"predicted \d, true \d \(0\.\d\d\)", shown)
+    assert re.search(r"predicted \d, true \d, which it gave 0\.\d\d", shown)

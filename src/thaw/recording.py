@@ -165,7 +165,8 @@ def results(
     note = _note(trained, chosen)
     about = _about(config, network, (record.files / "command.txt").read_text().strip())
     lines = [_scored(answers, kept["val_accuracy"]), *[f"{note}."] * bool(note), about]
-    record.tags({tracking.NOTE: "\n\n".join(lines), "thaw.kept_stage": chosen.name, "thaw.note": note})
+    told = {"thaw.note": note} if note else {}
+    record.tags({tracking.NOTE: "\n\n".join(lines), "thaw.kept_stage": chosen.name, **told})
     wall_seconds = time.perf_counter() - began
     record.metrics(
         {
