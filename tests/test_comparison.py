@@ -657,3 +657,8 @@ def test_many_times_the_training_time_is_a_number_that_people_write(store, recor
         metrics = {"kept_val_accuracy": right / IMAGES, "test_accuracy": right / IMAGES, "training_seconds": seconds}
         record(right, unfreeze=depth, metrics=metrics)
     assert compared(store).verdicts[0].summary.endswith(", 212 times the training time")
+
+
+@pytest.mark.parametrize(("count", "words"), [(810, "810"), (20_490, "20.5 k"), (7_332_690, "7.33 M")])
+def test_weights_are_counted_in_few_digits(count, words):
+    assert report._short(count) == words

@@ -11,10 +11,17 @@ from thaw.grouping import SHORT
 from thaw.times import duration
 
 # What a variant costs.
+
+
+def _short(count: float) -> str:
+    """A number of weights with three digits or so: 12.8 k, 7.33 M."""
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 1e4 else f"{count:,.0f}"
+
+
 COSTS = {
     "training_seconds": ("training time", duration),
-    "trainable_parameters": ("weights", "{:,.0f}".format),
-    "images_per_second": ("images/s", "{:.0f}".format),
+    "trainable_parameters": ("weights", _short),
+    "images_per_second": ("images/s", "{:,.0f}".format),
 }
 NAMED = 20  # runs that were left out; more are only counted
 TITLES = {
