@@ -249,6 +249,9 @@ def test_a_click_sorts_the_table_of_the_page(page, chromium):
     assert "↕" in chromium.execute_script(arrow, 0)
     heading.click()
     assert chromium.execute_script(column) == [4, 4, 2, 2, 0, 0]
+    cells = ["8 min 2 s", "76 s", "1 h 12 min", "20.5 k", "7.33 M", "1,764", "0.967 (0.938–0.982)", "xception", "–"]
+    read = chromium.execute_script("return arguments[0].map(number)", cells)
+    assert read == [482, 76, 4320, 20_500, 7_330_000, 1764, 0.967, None, None]
 
 
 def test_the_page_fits_a_telephone(page, chromium, tmp_path):
