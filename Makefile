@@ -63,7 +63,7 @@ server: setup-dev  ## MLflow's server for a team, on PostgreSQL or SQLite: make 
 	$(BIN)/python -m thaw.server $(args)
 
 sync: setup  ## send to MLflow what could not be sent while it was away
-	$(BIN)/python -m thaw.delivery
+	$(BIN)/python -m thaw.sync
 
 prune: setup  ## remove what no finished or interrupted run needs, and say what that was
 	$(BIN)/python -m thaw.room

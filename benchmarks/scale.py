@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from thaw import comparison, delivery, durable, journal, report, room, tracking
+from thaw import comparison, delivery, durable, journal, report, room, sync, tracking
 
 EPOCHS, PACE = 20, 0.25  # epochs of a run, and seconds that each trains
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "stage", "epoch_seconds")
@@ -120,7 +120,7 @@ def _finding(count: int, folder: Path) -> list[float]:
     for number in range(1, count):
         shutil.copytree(folder / "runs" / "run-0", folder / "runs" / f"run-{number}")
     clock = Clock()
-    delivery.sync(store, folder)
+    sync.send_pending(store, folder)
     room.told(folder)
     end = clock.lap()
     store.client.search_runs([experiment], "tags.`thaw.journal` = 'run-7'")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, page, report, statistics, tracking, workspace
+from thaw import comparison, differences, page, report, statistics, tracking, workspace
 from thaw.errors import ThawError
 from thaw.plots import comparison as plots
 from thaw.plots import style
@@ -593,7 +593,7 @@ def test_what_is_there_is_not_said_to_be_needed():
     from thaw.statistics import TwoLevel
 
     found = TwoLevel(statistics.Interval(0.01, -0.01, 0.03), 0.2, seeds=0.0, images=1e-6, shared=1e-6)
-    assert comparison._needs_more(found, 3, 500) == ""
+    assert differences._needs_more(found, 3, 500) == ""
 
 
 def test_few_seeds_make_the_number_of_images_larger():

@@ -17,7 +17,7 @@ def train(store, *overrides, **patches):
     from mlflow import MlflowClient
 
     import train
-    from thaw import stage
+    from thaw import checkpoints
     from thaw.sweep import OpenSweep
 
     with pytest.MonkeyPatch.context() as patch:
@@ -25,7 +25,7 @@ def train(store, *overrides, **patches):
         patch.setattr(sys, "argv", ["train.py", *PLAN, *overrides, f"store={store}"])
         patch.setattr(OpenSweep, "opened", None)
         for name, value in patches.items():
-            patch.setattr(stage, name, value)
+            patch.setattr(checkpoints, name, value)
         try:
             status = train.main()
         except SystemExit as stop:
@@ -42,18 +42,18 @@ def train(store, *overrides, **patches):
 @pytest.fixture(scope="module")
 def worn(tmp_path_factory):
     """A store with a finished run and one that was killed in its second stage; and what that comes to."""
-    from thaw import stage
+    from thaw import checkpoints
 
-    store, finished = tmp_path_factory.mktemp("worn") / "mlruns", stage._State.on_epoch_end
+    store, finished = tmp_path_factory.mktemp("worn") / "mlruns", checkpoints.State.on_epoch_end
 
-    class Killed(stage._State):
+    class Killed(checkpoints.State):
         def on_epoch_end(self, epoch, logs=None):
             finished(self, epoch, logs)
             if epoch == 3:
                 raise KeyboardInterrupt
 
     assert train(store, "unfreeze=0")[0] == 0
-    assert train(store, "unfreeze=3", _State=Killed)[0] == 130
+    assert train(store, "unfreeze=3", State=Killed)[0] == 130
     whole = shutil.copytree(store, store.with_name("whole"))
     status, (expected, *_) = train(whole, "unfreeze=3")
     assert status == 0

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 
-from thaw import delivery, durable, journal, tracking, workspace
+from thaw import delivery, durable, journal, sync, tracking, workspace
 from thaw.delivery import Sent
 
 
@@ -136,6 +136,55 @@ def test_a_run_that_was_deleted_in_mlflow_begins_anew(store, folder):
     assert len(store.client.search_runs(["1"], run_view_type=2)) == 2
 
 
+def test_lines_that_are_others_than_those_that_were_sent_are_sent_again(store, folder):
+    path = folder / journal.NAME
+
+    def merge(text):  # the end of the third line is flipped, so that two lines are one
+        place = [index for index, byte in enumerate(text) if byte == 10][2]
+        return text[:place] + b"J" + text[place + 1 :]
+
+    for damage in (merge, lambda text: text[: text.index(b"\n", 400) + 1]):
+        with record(folder) as run:
+            run.metrics({"loss": 1.0}, 0)
+            run.metrics({"loss": 0.5}, 1)
+        delivery.deliver(folder, store)
+        path.write_bytes(damage(path.read_bytes()))
+        again = record(folder)
+        for epoch in range(4):
+            again.metrics({"loss": 1 / (epoch + 1)}, epoch)
+        again.end("FINISHED")
+        assert Sent.of(folder).pending(folder) == len(journal.read(folder))
+        delivery.deliver(folder, store)
+        assert Sent.of(folder).pending(folder) == 0
+        (found,) = store.client.search_runs(["1"])
+        assert found.info.status == "FINISHED"
+        assert {point.step for point in store.client.get_metric_history(found.info.run_id, "loss")} == {0, 1, 2, 3}
+
+
+def test_a_run_that_is_deleted_while_it_trains_refuses_its_lines(store, folder, capsys):
+    run = record(folder)
+    delivery.deliver(folder, store)
+    store.client.delete_run(Sent.of(folder).run)
+    run.metrics({"loss": 1.0}, 0)
+    run.end("FINISHED")
+    delivery.deliver(folder, store)
+    assert Sent.of(folder).pending(folder) == 0
+    assert capsys.readouterr().err.count("MLflow refuses a line") == 2
+
+
+def test_a_journal_that_is_lost_is_begun_anew_and_that_is_said(store, folder):
+    with record(folder) as run:
+        run.metrics({"loss": 1.0}, 0)
+    delivery.deliver(folder, store)
+    (folder / journal.NAME).write_text("5\n")
+    delivery.forget_deleted(folder, store)
+    assert {path.name for path in folder.iterdir()} <= {"journal.jsonl.damaged", "sending", "record"}
+    with record(folder) as run:
+        run.metrics({"loss": 1.0}, 0)
+    delivery.deliver(folder, store)
+    assert len(store.client.search_runs(["1"])) == 2
+
+
 def test_a_run_of_a_dead_process_is_shown_as_killed_and_one_of_a_living_is_not(store, folder, tmp_path):
     program = (
         "import sys, time; from pathlib import Path; from thaw import durable, journal\n"
@@ -145,13 +194,13 @@ def test_a_run_of_a_dead_process_is_shown_as_killed_and_one_of_a_living_is_not(s
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "open\n"
-    assert delivery.sync(store, tmp_path / "mlruns").sent == 0
+    assert sync.send_pending(store, tmp_path / "mlruns").sent == 0
     process.kill()
     process.wait()
-    assert delivery.sync(store, tmp_path / "mlruns").sent == 2
+    assert sync.send_pending(store, tmp_path / "mlruns").sent == 2
     run = store.client.get_run(Sent.of(folder).run)
     assert run.info.status == "KILLED"
-    assert run.data.tags["thaw.error"] == delivery.KILLED
+    assert run.data.tags["thaw.error"] == sync.KILLED
 
 
 def test_a_sweep_that_another_machine_launched_is_ended_by_that_one(store, tmp_path):
@@ -159,10 +208,10 @@ def test_a_sweep_that_another_machine_launched_is_ended_by_that_one(store, tmp_p
     here.mkdir(parents=True)
     journal.append(here, "open", uri=store.name, experiment="pictures", name="sweep", parent=None, tags={})
     (here / journal.ELSEWHERE).touch()
-    delivery.sync(store, tmp_path)
+    sync.send_pending(store, tmp_path)
     assert journal.read(here)[-1]["kind"] == "open"
     (here / journal.ELSEWHERE).unlink()
-    delivery.sync(store, tmp_path)
+    sync.send_pending(store, tmp_path)
     assert journal.read(here)[-1]["status"] == "KILLED"
 
 
@@ -216,7 +265,7 @@ def test_a_database_that_is_gone_is_neither_made_nor_taken_for_empty(store, fold
         pass
     delivery.deliver(folder, store)
     (tmp_path / "mlruns" / "mlflow.db").unlink()
-    assert list(delivery.stores(tmp_path / "mlruns")) == []
+    assert list(sync.stores(tmp_path / "mlruns")) == []
     assert "mlflow.db is not there" in capsys.readouterr().err
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
@@ -380,7 +429,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_every_epoch_once(server, tm
     server.start()
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
-    sync = [sys.executable, "-m", "thaw.delivery", "--store", str(tmp_path / "mlruns")]
+    sync = [sys.executable, "-m", "thaw.sync", "--store", str(tmp_path / "mlruns")]
     assert subprocess.run(sync, check=False).returncode == 0
     assert_all_arrived(server)
 
@@ -394,7 +443,7 @@ def test_a_server_that_never_comes_back_ends_no_run_and_sync_delivers_later(serv
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "not yet sent to MLflow" in out
-    sync = [sys.executable, "-m", "thaw.delivery", "--store", str(tmp_path / "mlruns")]
+    sync = [sys.executable, "-m", "thaw.sync", "--store", str(tmp_path / "mlruns")]
     told = subprocess.run(sync, capture_output=True, text=True, check=False)
     assert "needs its credentials" in told.stderr
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}

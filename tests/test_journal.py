@@ -1,4 +1,5 @@
 import errno
+import json
 
 import pytest
 
@@ -76,3 +77,34 @@ def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
 def test_a_password_is_not_written(tmp_path):
     record(tmp_path).params({"tracking.uri": "postgresql://ann:secret@host/db"})
     assert b"secret" not in (tmp_path / journal.NAME).read_bytes()
+
+
+def test_a_damaged_line_keeps_its_place_and_every_flip_is_noticed(tmp_path):
+    run = record(tmp_path)
+    run.metrics({"loss": 1.5}, 0)
+    run.end("FINISHED")
+    path, lines = tmp_path / journal.NAME, journal.read(tmp_path)
+    whole = path.read_bytes()
+    middle = range(whole.index(b"\n") + 1, whole.index(b"\n", whole.index(b"\n") + 1))
+    for place in middle:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x01]) + whole[place + 1 :])
+        found = journal.read(tmp_path)
+        assert found in (lines, [lines[0], journal.DAMAGED, lines[2]]), place
+
+
+def test_a_journal_of_a_version_without_checksums_is_read(tmp_path):
+    record(tmp_path).metrics({"loss": 1.5}, 0)
+    path, lines = tmp_path / journal.NAME, journal.read(tmp_path)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert journal.read(tmp_path) == lines
+
+
+@pytest.mark.parametrize("text", ["5\n", "null\n", "garbage\n", '{"kind": "open"}\n'])
+def test_a_journal_whose_first_line_is_damaged_is_lost(tmp_path, text):
+    record(tmp_path)
+    path = tmp_path / journal.NAME
+    assert not journal.is_lost(tmp_path)
+    path.write_text(text + path.read_text())
+    assert journal.is_lost(tmp_path)
+    assert journal.read(tmp_path) == []
+    assert journal.finished(tmp_path) is None

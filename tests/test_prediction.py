@@ -285,3 +285,9 @@ def test_the_heat_is_seen_on_any_colour():
 def test_only_so_many_pictures_are_drawn():
     figures = predictions.pages([answer(number, None, False) for number in range(predictions.MOST + 30)], "")
     assert len(figures) == predictions.MOST // predictions.PAGE
+
+
+def test_a_run_whose_answers_are_lost_says_so(predict, monkeypatch):
+    monkeypatch.setattr(records, "predictions", lambda *_: [])
+    status, _, err = predict("--worst", 3)
+    assert (status, err) == (1, "The run has recorded no answers, or they are lost; ask about files\n")

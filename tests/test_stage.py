@@ -6,8 +6,9 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from test_network import build
 
-from thaw import config, data, durable, pipeline, stage
+from thaw import checkpoints, config, data, durable, pipeline, stage
 from thaw.config import Augmentation, Head
+from thaw.errors import ThawError
 
 FLIP = pipeline.Views(
     Augmentation(name="light", flip=True, rotation=0.0, zoom=0.0, translation=0.0, views=None), 0, None
@@ -281,8 +282,16 @@ def test_a_stage_whose_loss_is_no_number_is_not_chosen_and_that_is_said():
     from thaw import recording
 
     trained = {
-        name: stage.Trained([{"val_loss": loss}], 0, 1.0, []) for name, loss in (("head", 1.0), ("finetune", np.nan))
+        name: checkpoints.Trained([{"val_loss": loss}], 0, 1.0, [])
+        for name, loss in (("head", 1.0), ("finetune", np.nan))
     }
     assert stage.selected(trained, "best") == "head"
     said = recording._note(trained, plan(20)[0])
     assert said == "Fine-tuning did not lower the validation loss; the head's weights were kept"
+
+
+def test_a_loss_that_is_not_finite_ends_the_stage(tmp_path):
+    with pytest.raises(
+        ThawError, match=r"head diverged in epoch \d: its loss is .*; give a lower training.head.learning"
+    ):
+        train(tmp_path, optimizer="sgd", learning_rate=1e36, epochs=4)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from mlflow.store.tracking import sqlalchemy_store
 
 from thaw import composition, tracking, workspace
 from thaw.errors import ThawError, redact
@@ -183,7 +184,21 @@ def test_a_full_disk_while_the_database_is_made_is_said_to_be_one(tmp_path, monk
 
     workspace.opened(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "SqlAlchemyStore", fill)
+        patch.setattr(sqlalchemy_store, "SqlAlchemyStore", fill)
         with pytest.raises(ThawError, match="The disk is full; make room"):
             tracking.connect(None, str(tmp_path))
     assert tracking.connect(None, str(tmp_path)).experiment("pets") == "1"
+
+
+def test_a_database_that_is_there_is_opened_without_its_lock(tmp_path, monkeypatch):
+    """Who may only read a store cannot take it."""
+    tracking.connect(None, str(workspace.opened(tmp_path)))
+    tracking.connect.cache_clear()
+    monkeypatch.setattr(tracking, "FileLock", lambda *_, **__: pytest.fail("locked"))
+    assert tracking.connect(None, str(tmp_path)).away is None
+
+
+def test_a_database_in_no_folder_is_refused_and_makes_none(tmp_path):
+    with pytest.raises(ThawError, match=r"refuses \(there is no folder .*/nowhere\); mend it or give another"):
+        tracking.connect(f"sqlite:///{tmp_path / 'nowhere' / 'a.db'}", str(tmp_path))
+    assert not (tmp_path / "nowhere").exists()

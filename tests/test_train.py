@@ -15,7 +15,7 @@ import pytest
 from conftest import REAL, ROOT, TINY
 from mlflow import MlflowClient
 
-from thaw import backbone, runtime, stage
+from thaw import backbone, checkpoints, runtime
 
 
 def runs_of(client, parent):
@@ -261,7 +261,7 @@ def test_a_full_disk_is_said_in_one_sentence(command, monkeypatch, client):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stage._State, "on_epoch_end", full)
+    monkeypatch.setattr(checkpoints.State, "on_epoch_end", full)
     status, _, err = command(*TINY)
     assert status == 1
     assert "The disk is full; make room" in err
@@ -280,7 +280,7 @@ def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, m
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage._State, "on_epoch_end", interrupt)
+    monkeypatch.setattr(checkpoints.State, "on_epoch_end", interrupt)
     status, out, err = command("-m", *TINY, "seed=0,1")
     assert status == 130
     assert "1 of 2 runs did not start" in out
@@ -289,7 +289,7 @@ def test_an_interrupt_marks_the_run_killed_and_ends_the_sweep(command, client, m
 
 
 def test_an_interrupt_that_tensorflow_swallows_still_interrupts(command, client, monkeypatch):
-    monkeypatch.setattr(stage._State, "on_epoch_end", lambda *_: runtime.interrupted.set())
+    monkeypatch.setattr(checkpoints.State, "on_epoch_end", lambda *_: runtime.interrupted.set())
     assert command(*TINY, "training.head.epochs=3")[0] == 130
     assert [run.info.status for run in client().search_runs(["1"])] == ["KILLED"]
 
@@ -299,7 +299,7 @@ def test_an_interrupt_that_tensorflow_turns_into_an_error_is_one(command, client
         runtime.interrupted.set()
         raise RuntimeError("KeyboardInterrupt")
 
-    monkeypatch.setattr(stage._State, "on_epoch_end", unknown)
+    monkeypatch.setattr(checkpoints.State, "on_epoch_end", unknown)
     assert command(*TINY)[0] == 130
     assert client().search_runs(["1"])[0].info.status == "KILLED"
 

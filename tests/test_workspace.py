@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import TINY
 
-from thaw import delivery, journal, room, workspace
+from thaw import journal, room, sync, workspace
 from thaw.errors import ThawError
 
 
@@ -56,7 +56,7 @@ def test_a_journal_that_names_a_folder_elsewhere_removes_nothing_there(command, 
     assert content(precious) == before
 
 
-@pytest.mark.parametrize(("main", "name"), [(room.main, "prune"), (delivery.main, "sync")])
+@pytest.mark.parametrize(("main", "name"), [(room.main, "prune"), (sync.main, "sync")])
 def test_a_folder_that_is_no_store_is_left_alone(precious, monkeypatch, capsys, main, name):
     before = content(precious)
     monkeypatch.setattr(sys, "argv", [name, "--store", str(precious)])
@@ -68,7 +68,7 @@ def test_a_folder_that_is_no_store_is_left_alone(precious, monkeypatch, capsys, 
 def test_a_folder_that_has_something_else_under_a_name_of_ours_becomes_no_store(command, precious):
     before = content(precious)
     status, _, err = command(*TINY, f"store={precious}")
-    said = f"store={precious} has a runs/ that Thaw did not make; give an empty folder, or a store as it is"
+    said = f"store={precious} has a runs/ that Thaw did not make; give an empty folder or a store"
     assert (status, err.splitlines()[-1]) == (1, said)
     assert content(precious) == before
 
@@ -103,3 +103,16 @@ def test_only_a_folder_among_the_launches_of_a_store_is_removed(tmp_path):
 def test_a_store_whose_path_has_a_question_mark_is_refused(tmp_path):
     with pytest.raises(ThawError, match=r"has a \?, which no address of a database can hold"):
         workspace.opened(tmp_path / "why?")
+
+
+def test_what_a_system_puts_into_folders_is_in_nobodys_way(command, tmp_path, monkeypatch, capsys):
+    store = tmp_path / "mlruns"
+    assert command(*TINY)[0] == 0
+    for folder in ("runs", "stages", "activations", "sweeps", "launches"):
+        (store / folder).mkdir(exist_ok=True)
+        (store / folder / ".DS_Store").write_text("x")
+    assert "finished before" in command(*TINY)[1]
+    monkeypatch.setattr(sys, "argv", ["any", "--store", str(store)])
+    assert sync.main() == 0
+    assert room.main() == 0
+    assert "Traceback" not in capsys.readouterr().err

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -67,21 +66,20 @@ def check_folders(config: DictConfig) -> None:
     Raises:
         ThawError: it is not the one that `register` gives.
     """
-    hydra = OmegaConf.to_container(config.hydra, resolve=False)
     mine = Path(config.store, "launches")
-    for key in ("run", "sweep"):
-        folder = Path(config.hydra[key].dir)
-        if folder.parent != mine or not folder.name.endswith(f"_{os.getpid()}"):
-            _refuse_folder(f"hydra.{key}.dir={folder}")
-    if hydra["sweep"]["subdir"] != SUBFOLDER:
-        _refuse_folder(f"hydra.sweep.subdir={hydra['sweep']['subdir']}")
-
-
-def _refuse_folder(given: str) -> NoReturn:
-    raise ThawError(
-        f"{given} is not allowed, as a command's own folder is removed when it ends; leave it out, and give store=DIR "
-        "for another place of everything"
-    )
+    folders = {f"hydra.{key}.dir": Path(config.hydra[key].dir) for key in ("run", "sweep")}
+    others = [
+        f"{key}={folder}"
+        for key, folder in folders.items()
+        if folder.parent != mine or not folder.name.endswith(f"_{os.getpid()}")
+    ]
+    subfolder = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]
+    others += [f"hydra.sweep.subdir={subfolder}"] * (subfolder != SUBFOLDER)
+    if others:
+        raise ThawError(
+            f"{others[0]} is not allowed, as a command's own folder is removed when it ends; leave it out, and give "
+            "store=DIR for another place of everything"
+        )
 
 
 def put_flags_first() -> None:
@@ -173,10 +171,18 @@ def explain(error: Exception) -> str | None:
     if not unknown:
         return redact(message)
     key = unknown[1]
-    if key.startswith("hydra.launcher."):
-        return _explain_launcher(key)
-    if options := _having(key):
-        return f"{key} belongs to {' or '.join(options)}; give that as well"
+    of_launcher = key.startswith("hydra.launcher.")
+    group, below = ("hydra/launcher", key.split(".", 2)[2]) if of_launcher else key.partition(".")[::2]
+    options = _options(group)
+    having = [option for option, known in options.items() if below in known]
+    if having and len(having) < len(options):
+        return f"{key} belongs to {group}={' or '.join(having)}; give that as well"
+    if of_launcher:
+        every = sorted({f"hydra.launcher.{name}" for known in options.values() for name in known})
+        return (
+            f"{key} is no key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
+            "hydra.launcher.slurm_additional_parameters takes other options of sbatch"
+        )
     with initialize_config_dir(str(CONF), version_base="1.3"):
         known = [*keys(OmegaConf.to_container(compose("config"))), "experiment", "debug", "hydra/launcher"]
     if key in known:
@@ -184,24 +190,8 @@ def explain(error: Exception) -> str | None:
     return f"{key} is no key of the configuration{nearest(key, known)}"
 
 
-def _having(key: str) -> list[str]:
-    """The options of a config group that have that key, as `group=option`."""
-    group, _, below = key.partition(".")
-    files = sorted((CONF / group).glob("*.yaml")) if below else []
-    known = {path.stem: keys(OmegaConf.to_container(OmegaConf.load(path), resolve=False)) for path in files}
-    having = [f"{group}={option}" for option, inner in known.items() if below in inner]
-    return [] if len(having) == len(known) else having
-
-
-def _explain_launcher(key: str) -> str:
-    """What a key of another launcher, or of none, may have been meant for."""
-    files = sorted((CONF / "hydra" / "launcher").glob("*.yaml"))
-    known = {path.stem: [f"hydra.launcher.{name}" for name in OmegaConf.load(path) if name[0] != "_"] for path in files}
-    having = " or ".join(launcher for launcher, names in known.items() if key in names)
-    if having:
-        return f"{key} belongs to hydra/launcher={having}; give that as well"
-    every = sorted({name for names in known.values() for name in names})
-    return (
-        f"{key} is no key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
-        "hydra.launcher.slurm_additional_parameters takes other options of sbatch"
-    )
+def _options(group: str) -> dict[str, list[str]]:
+    """The options of a config group and the keys that each has."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    contents = {path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=False) for path in files}
+    return {option: [key for key in keys(content) if key[0] != "_"] for option, content in contents.items()}

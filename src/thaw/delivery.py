@@ -5,53 +5,60 @@ next command, or by `make sync`. A refusal counts once the run takes another lin
 seemed to take is looked up before the run ends there.
 """
 
-import argparse
 import contextlib
 import json
-import os
 import shutil
 import sys
-import textwrap
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from thaw import durable, journal, progress, tracking, workspace
-from thaw.composition import ROOT
-from thaw.errors import ThawError, redact
+from thaw import durable, journal, progress
+from thaw.errors import redact
 from thaw.tracking import Store
 
 # What a server says of a line that it will never take, such as one of a run that was deleted there.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
+SENT = "sent.json"  # beside a journal: how far it was sent
 REFUSED = "refused.jsonl"  # beside a journal: its lines that MLflow refused, and why
-KILLED = "its process died; the same command goes on with it"
 
 
 @dataclass
 class Sent:
-    """How far a journal was sent, and as which run of which experiment in MLflow; None before the first line."""
+    """How far a journal was sent, and as which run of which experiment in MLflow; None before the first line.
+
+    Attributes:
+        lines: how many of its lines were sent.
+        run, experiment: their ids.
+        checksum: of these lines. If it is another one, they are not what was sent, and all are sent again.
+    """
 
     lines: int = 0
     run: str | None = None
     experiment: str | None = None
+    checksum: int = 0
 
     @staticmethod
     def of(folder: Path) -> "Sent":
-        """Of the journal in that folder; from the first line on where that is lost, as MLflow takes no line twice."""
+        """Of the journal in that folder; nothing where that is lost."""
         try:
-            return Sent(**(durable.read_json(folder / "sent.json") or {}))
+            return Sent(**(durable.read_json(folder / SENT) or {}))
         except TypeError:
             return Sent()
 
     def pending(self, folder: Path) -> int:
         """How many lines are left to send."""
-        return max(0, len(journal.read(folder)) - self.lines)
+        return len(journal.read(folder)) - self.of_these(journal.raw(folder))
+
+    def of_these(self, lines: list[bytes]) -> int:
+        """How many of these lines were sent; none if they are others now, as MLflow takes no line twice."""
+        return self.lines if zlib.crc32(b"".join(lines[: self.lines])) == self.checksum else 0
 
 
 def deliver(folder: Path, store: Store) -> Sent:
@@ -61,19 +68,18 @@ def deliver(folder: Path, store: Store) -> Sent:
         Exception: MLflow cannot be reached, cannot write or has lost lines; the lines from there on are left.
     """
     with FileLock(folder / "sending"):
-        sent = Sent.of(folder)
-        lines = journal.read(folder)
-        for line in lines[sent.lines :]:
-            if line["kind"] == "end" and not store.artifacts:
-                _look_up(folder, lines[: sent.lines], sent, store)
-            if reason := _refusal(line, folder, sent, store):
+        sent, lines, texts = Sent.of(folder), journal.read(folder), journal.raw(folder)
+        sent.lines = sent.of_these(texts)
+        for number in range(sent.lines, len(lines)):
+            line = lines[number]
+            if reason := _refusal(line, lines[:number], folder, sent, store):
                 print(f"MLflow refuses a line of {folder.name}, kept in {REFUSED}: {reason}", file=sys.stderr)
                 with (folder / REFUSED).open("a") as file:
-                    file.write(json.dumps({"number": sent.lines, "reason": reason, "line": line}) + "\n")
+                    file.write(json.dumps({"number": number, "reason": reason, "line": line}) + "\n")
             if line["kind"] == "damaged":
                 print(f"A line of {folder.name}'s journal is damaged; what it recorded is lost", file=sys.stderr)
-            sent.lines += 1
-            durable.write_json(folder / "sent.json", asdict(sent))
+            sent.lines, sent.checksum = number + 1, zlib.crc32(b"".join(texts[: number + 1]))
+            durable.write_json(folder / SENT, asdict(sent))
         if lines and lines[-1].get("status") == "FINISHED":  # and so no line is left
             for leftover in ("record", "model"):  # MLflow has them now
                 shutil.rmtree(folder / leftover, ignore_errors=True)
@@ -114,29 +120,34 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
                 raise ConnectionError("MLflow has not noted that the run ended; it is told again")
 
 
-def _refusal(line: dict, folder: Path, sent: Sent, store: Store) -> str:
-    """Send a line; why MLflow refuses it, twice and with its run there in between, or nothing."""
+def _refusal(line: dict, before: list[dict], folder: Path, sent: Sent, store: Store) -> str:
+    """Send a line; why MLflow refuses it, twice and answering for itself in between, or nothing."""
     for _ in range(2):
         try:
+            if line["kind"] == "end" and not store.artifacts:
+                _look_up(before, folder, sent, store)
             _send(line, folder, sent, store)
             return ""
         except MlflowException as error:
-            if line["kind"] == "open" or error.error_code not in REFUSALS or not _takes_lines(folder, sent, store):
+            if line["kind"] == "open" or error.error_code not in REFUSALS or not _answers(folder, sent, store):
                 raise  # without its run, no line could arrive
             reason = redact(error.message)
     return reason
 
 
-def _takes_lines(folder: Path, sent: Sent, store: Store) -> bool:
-    """Whether the run is there and takes another line, so that a refusal was meant for the one before."""
+def _answers(folder: Path, sent: Sent, store: Store) -> bool:
+    """Whether it is MLflow that refuses: the run takes another line or, if it was deleted, its experiment is there."""
+    client = store.client
     try:
-        store.client.set_tag(sent.run, "thaw.journal", _mark(folder))
-        return store.client.get_run(sent.run).data.tags.get("thaw.journal") == _mark(folder)
+        if store.state(sent.run) in ("deleted", "missing"):
+            return client.get_experiment(sent.experiment).experiment_id == sent.experiment
+        client.set_tag(sent.run, "thaw.journal", _mark(folder))
+        return client.get_run(sent.run).data.tags.get("thaw.journal") == _mark(folder)
     except MlflowException:
         return False
 
 
-def _look_up(folder: Path, lines: list[dict], sent: Sent, store: Store) -> None:
+def _look_up(lines: list[dict], folder: Path, sent: Sent, store: Store) -> None:
     """Make sure that a server has what these lines record, in the face of what lies between.
 
     Raises:
@@ -172,8 +183,7 @@ def _look_up(folder: Path, lines: list[dict], sent: Sent, store: Store) -> None:
     )
     if there:
         return
-    sent.lines = 0
-    durable.write_json(folder / "sent.json", asdict(sent))
+    durable.write_json(folder / SENT, asdict(replace(sent, lines=0, checksum=0)))
     raise ConnectionError("MLflow has lost lines that it seemed to take; they are sent again")
 
 
@@ -279,61 +289,6 @@ class Sender(threading.Thread):
                 return
 
 
-@dataclass
-class Synced:
-    """How many lines were sent, how many are left, of how many runs and sweeps, and why."""
-
-    sent: int = 0
-    pending: int = 0
-    runs: int = 0
-    reason: str = ""
-
-
-def sync(store: Store, root: Path) -> Synced:
-    """Send what all the journals below `root` hold for that store.
-
-    A run or sweep without an end whose process is dead is marked KILLED.
-    """
-    counts = Synced()
-    for folder in workspace.journals(root):
-        if _settled(folder):
-            continue
-        lines = journal.read(folder)
-        if not lines or lines[0]["uri"] != store.name or _alive(folder, lines):
-            continue
-        if (folder / journal.ELSEWHERE).exists():
-            continue
-        if lines[-1]["kind"] != "end":
-            try:
-                with FileLock(folder / "lock", timeout=0):
-                    lines = journal.read(folder)
-                    if lines[-1]["kind"] == "end" or _launched(folder, lines):
-                        continue
-                    journal.append(folder, "end", status="KILLED", reason=KILLED, outcome={})
-            except (Timeout, OSError):  # somebody has just gone on with it, or there is no room to say so
-                continue
-        pending = Sent.of(folder).pending(folder)
-        if pending and not counts.reason:  # else the others would only wait as long
-            try:
-                deliver(folder, store)
-            except Exception as error:
-                counts.reason = store.away or textwrap.shorten(redact(str(error)), 300)
-        left = Sent.of(folder).pending(folder)
-        counts.sent += pending - left
-        counts.pending += left
-        counts.runs += left > 0
-    return counts
-
-
-def _settled(folder: Path) -> bool:
-    """Whether the journal in `folder` has ended and is sent; of thousands most are, and need not be understood."""
-    try:
-        lines = (folder / journal.NAME).read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return True
-    return bool(lines) and len(lines) == Sent.of(folder).lines and b'"kind": "end"' in lines[-1]
-
-
 def is_deleted(folder: Path, store: Store) -> bool:
     """Whether the run that the journal in `folder` was sent as was deleted in MLflow since."""
     sent = Sent.of(folder)
@@ -341,64 +296,13 @@ def is_deleted(folder: Path, store: Store) -> bool:
 
 
 def forget_deleted(folder: Path, store: Store) -> None:
-    """Begin the journal in `folder`, which this process has claimed, anew if it is damaged or its run was deleted."""
-    if damage := journal.set_aside(folder):
-        progress.reporter().say(damage)
-    if is_deleted(folder, store):
-        with FileLock(folder / "sending"):
-            for name in (journal.NAME, "sent.json"):
-                (folder / name).unlink(missing_ok=True)
-
-
-def _alive(folder: Path, lines: list[dict]) -> bool:
-    """Whether a process works on the run or, for a sweep, one that launched it."""
-    return durable.is_claimed(folder) or _launched(folder, lines)
-
-
-def _launched(folder: Path, lines: list[dict]) -> bool:
-    launches = [workspace.launch(folder.parents[1], line["launch"]) for line in lines if line.get("launch")]
-    return any(durable.is_claimed(launch) for launch in launches if launch.is_dir())
-
-
-def stores(root: Path) -> Iterator[Store]:
-    """The tracking stores that the journals below `root` are for, as far as their addresses are known.
-
-    An address that needs credentials is known if `MLFLOW_TRACKING_URI` has them.
-    """
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    opened = (journal.read(folder)[:1] for folder in workspace.journals(root))
-    for name in sorted({line["uri"] for lines in opened for line in lines}):
-        address = given if given and redact(given) == name else name
-        file = root / "mlflow.db" if not name else Path(name.removeprefix("sqlite:///"))
-        if "***" in address:
-            print(f"{name} needs its credentials: give the whole address in MLFLOW_TRACKING_URI", file=sys.stderr)
-        elif (not name or name.startswith("sqlite:")) and not file.exists():
-            print(f"{file} is not there; what is recorded for it waits", file=sys.stderr)
-        else:
-            try:
-                yield tracking.connect(address or None, str(root))
-            except ThawError as error:
-                print(error, file=sys.stderr)
-
-
-def main() -> int:
-    """`make sync`: send what is pending, and say how much that was; status 1 if something is left."""
-    parser = argparse.ArgumentParser(prog="make sync", description=__doc__)
-    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
-    root, left = parser.parse_args().store, 0
-    try:
-        workspace.existing(root)
-    except ThawError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for store in stores(root):
-        counts = sync(store, root)
-        left += counts.pending
-        where = store.name or f"{root}/mlflow.db"
-        why = f" ({counts.reason})" if counts.reason else ""
-        print(f"{where}: {counts.sent} lines sent, {counts.pending} pending{why}")
-    return int(left > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """Begin the journal in `folder`, which this process has claimed, anew if it is lost or its run was deleted."""
+    path = folder / journal.NAME
+    if journal.is_lost(folder):
+        durable.set_aside(path)
+        progress.reporter().say(f"{path} is damaged and set aside; what it held is recorded again, as another run")
+    elif not is_deleted(folder, store):
+        return
+    with FileLock(folder / "sending"):
+        for name in (journal.NAME, SENT, REFUSED):
+            (folder / name).unlink(missing_ok=True)

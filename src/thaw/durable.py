@@ -42,13 +42,13 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """What `write_json` wrote; None where there is no such file, or it is damaged. One without a checksum is older."""
+    """What `write_json` wrote; None where there is no such file, or it is damaged."""
     try:
         content = json.loads(path.read_bytes())
         noted = content.pop("sum", None)
     except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError, TypeError):
         return None
-    return content if noted in (None, checksum(content)) else None
+    return content if noted == checksum(content) else None
 
 
 def checksum(content: dict) -> str:

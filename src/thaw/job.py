@@ -162,8 +162,6 @@ class Job:
         came_to = journal.finished(place)
         if came_to is None:
             return None
-        if "seconds" in came_to:  # as stores of before call it
-            came_to["wall_seconds"] = came_to.pop("seconds")
         return Outcome(self.name, "FINISHED", self.choices, **came_to, place=str(place), reused=reused)
 
     def opening(self, config: Config, store: "tracking.Store") -> dict:

@@ -19,7 +19,7 @@ NAME = "journal.jsonl"
 ELSEWHERE = "elsewhere"  # a file beside the journal of a sweep that another machine launched, with another store
 
 
-# The keys of each kind of line, besides its kind, time and checksum; of all but the first some may be left out.
+# The keys of each kind of line, besides its kind, time and checksum, and those that some lines have as well.
 KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "open": {"uri": str, "experiment": str, "name": str, "tags": dict, "parent": (str, type(None))},
     "params": {"values": dict},
@@ -30,6 +30,7 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "model": {"folder": str},
     "end": {"status": str, "reason": str, "outcome": dict},
 }
+OPTIONAL = {"began", "launch", "register", "values"}
 DAMAGED = {"kind": "damaged", "time": 0}
 
 
@@ -38,11 +39,7 @@ def read(folder: Path) -> list[dict]:
 
     Damaged ones are of the kind `damaged`; nothing where the first is.
     """
-    try:
-        content = (folder / NAME).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    lines = [_line(text) for text in content.splitlines(keepends=True) if text.endswith(b"\n")]
+    lines = [_line(text) for text in raw(folder)]
     return lines if lines and lines[0]["kind"] == "open" else []
 
 
@@ -52,17 +49,17 @@ def finished(folder: Path) -> dict | None:
     return last["outcome"] if last.get("status") == "FINISHED" else None
 
 
-def set_aside(folder: Path) -> str:
-    """Begin the journal of a folder anew if nobody knows whose it is; what that costs, in words, or nothing.
+def raw(folder: Path) -> list[bytes]:
+    """The lines of the journal as they are on disk, each with its end."""
+    try:
+        return [text for text in (folder / NAME).read_bytes().splitlines(keepends=True) if text.endswith(b"\n")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
-    The folder is claimed by this process.
-    """
-    path = folder / NAME
-    if not path.exists() or read(folder) or b"\n" not in path.read_bytes():
-        return ""
-    durable.set_aside(path)
-    (folder / "sent.json").unlink(missing_ok=True)
-    return f"{path} is damaged and was set aside as {NAME}.damaged; what it holds is recorded anew, as another run"
+
+def is_lost(folder: Path) -> bool:
+    """Whether there is a journal of which nobody knows whose it is."""
+    return bool(raw(folder)) and not read(folder)
 
 
 def append(folder: Path, kind: str, /, **content) -> dict:
@@ -161,6 +158,7 @@ def _line(text: bytes) -> dict:
         checksum = line.pop("sum", None)
         wanted = KINDS[line["kind"]]
         whole = all(isinstance(line[key], types) for key, types in {"time": int, **wanted}.items())
+        whole = whole and line.keys() <= {"kind", "time", *wanted, *OPTIONAL}
     except (ValueError, LookupError, AttributeError, TypeError):
         return DAMAGED
     return line if whole and checksum in (None, durable.checksum(line)) else DAMAGED

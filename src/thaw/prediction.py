@@ -100,6 +100,8 @@ def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, records.Pre
     part = _dataset(store, run).test
     place = {name: index for index, name in enumerate(part.names)}
     answers = records.predictions(store.client, run.info.run_id)
+    if not answers:
+        raise ThawError("The run has recorded no answers, or they are lost; ask about files")
     if {answer.file for answer in answers} != set(place):
         raise ThawError("The dataset has changed since the run, so that its test images are others; ask about files")
     least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]

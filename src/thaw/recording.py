@@ -17,6 +17,7 @@ from mlflow.types import Schema, TensorSpec
 
 from thaw import delivery, statistics, tracking
 from thaw.backbone import Backbone
+from thaw.checkpoints import Trained
 from thaw.config import Config
 from thaw.data import Dataset, Split
 from thaw.errors import redact
@@ -25,7 +26,7 @@ from thaw.job import Job
 from thaw.journal import Record
 from thaw.network import Network
 from thaw.plots import training as plots
-from thaw.stage import Stage, Trained
+from thaw.stage import Stage
 
 DIGITS = 6  # of an accuracy, which MLflow shows in full
 GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "training")
@@ -165,8 +166,9 @@ def results(
     note = _note(trained, chosen)
     about = _about(config, network, (record.files / "command.txt").read_text().strip())
     lines = [_scored(answers, kept["val_accuracy"]), *[f"{note}."] * bool(note), about]
-    told = {"thaw.note": note} if note else {}
-    record.tags({tracking.NOTE: "\n\n".join(lines), "thaw.kept_stage": chosen.name, **told})
+    record.tags({tracking.NOTE: "\n\n".join(lines), "thaw.kept_stage": chosen.name})
+    if note:
+        record.tags({"thaw.note": note})
     wall_seconds = time.perf_counter() - began
     record.metrics(
         {

@@ -10,15 +10,13 @@ from thaw.comparison import Comparison
 from thaw.grouping import SHORT
 from thaw.times import duration
 
-# What a variant costs.
-
 
 def _short(count: float) -> str:
     """A number of weights with three digits or so: 12.8 k, 7.33 M."""
     return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 1e4 else f"{count:,.0f}"
 
 
-COSTS = {
+COSTS = {  # of a variant
     "training_seconds": ("training time", duration),
     "trainable_parameters": ("weights", _short),
     "images_per_second": ("images/s", "{:,.0f}".format),

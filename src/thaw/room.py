@@ -32,7 +32,7 @@ def prune(root: Path) -> Iterator[tuple[str, int]]:
     yield "runs deleted in MLflow", sum(map(_remove, _deleted(root)))
     launches = [each for each in root.glob("launches/*") if each.is_dir() and not durable.is_claimed(each)]
     yield "folders of commands that were killed", sum(map(_remove, launches))
-    lines = {folder: journal.read(folder) for folder in workspace.journals(root)}
+    lines = {folder: journal.read(folder) for folder in workspace.runs(root)}
     needed = {
         value
         for journaled in lines.values()
@@ -40,7 +40,7 @@ def prune(root: Path) -> Iterator[tuple[str, int]]:
         if line["kind"] == "tags"
         for value in line["values"].values()
     }
-    stages = [each for each in root.glob("stages/*") if each.name.partition("-")[0] not in needed]
+    stages = [each for each in root.glob("stages/*") if each.is_dir() and each.name.partition("-")[0] not in needed]
     yield "stages of no run", sum(_remove(each) for each in stages if not durable.is_claimed(each))
     begun = [
         max(line["time"] for line in journaled if line["kind"] == "open")
@@ -51,12 +51,10 @@ def prune(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def _deleted(root: Path) -> Iterator[Path]:
-    from thaw import delivery
+    from thaw import delivery, sync
 
-    for store in delivery.stores(root):
-        for folder in workspace.journals(root):
-            if folder.parent.name != "runs":
-                continue
+    for store in sync.stores(root):
+        for folder in workspace.runs(root):
             of_it = [line["uri"] for line in journal.read(folder)[:1]] == [store.name]
             run = delivery.Sent.of(folder).run
             if of_it and run and store.state(run) == "deleted" and not durable.is_claimed(folder):

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from thaw.stage import Stage
 
 # The code whose change may change a result; what is computed from unchanged code is the same with and without a cache.
-SHAPING = ("activations", "augmentation", "backbone", "data", "decoding", "evaluation", "network", "pipeline", "stage")
+SHAPING = (
+    "activations", "augmentation", "backbone", "checkpoints", "data", "decoding", "evaluation", "network", "pipeline",
+    "stage",
+)  # fmt: skip
 
 # What a run is called, where its parts lie, who records it and how fast it is done.
 IRRELEVANT = {

@@ -1,26 +1,22 @@
 """One compile and fit: what trains, for how long, and whose weights it leaves behind.
 
-A stage keeps its state in a folder named by its signature. Given again it goes on after the last epoch that was
-finished there, or hands over what it came to. Stages report through callbacks; they know nothing of where runs are
-recorded.
+A stage keeps its state in a folder named by its signature (`checkpoints`). Given again it goes on after the last epoch
+that was finished there, or hands over what it came to. Stages report through callbacks; they know nothing of where
+runs are recorded.
 """
 
-import contextlib
-import json
 import math
-import os
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from thaw import config, durable, progress
+from thaw import checkpoints, config
+from thaw.checkpoints import Trained, best_epoch
 from thaw.errors import ThawError
 from thaw.network import Depth, Network, reseed
 
@@ -51,23 +47,6 @@ class Stage:
     def epochs(self) -> range:
         """The numbers of its epochs, if it does not stop early."""
         return range(self.first_epoch, self.first_epoch + self.settings.epochs)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a stage came to.
-
-    Attributes:
-        history: the metrics of each epoch.
-        kept: the index of the epoch whose weights it left behind.
-        seconds: of training and validation, wherever they were spent.
-        by: the runs that trained it, in their order.
-    """
-
-    history: list[dict[str, float]]
-    kept: int
-    seconds: float
-    by: list[str]
 
 
 def plan(training: config.Training, unfreeze: Depth) -> list[Stage]:
@@ -119,11 +98,10 @@ def train(
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
     _compile(model, stage)
-    if done := _done(stage, folder):
+    if done := checkpoints.finished(model, folder):
         _tell(callbacks, model, stage, done.history, "whole")
-        _weights(model).load_weights(folder / "kept.weights.h5")
         return done
-    history, by, digest = _restore(stage, model, folder)
+    history, by, digest = checkpoints.restore(model, folder)
     _tell(callbacks, model, stage, history, "part")
     left = stage.epochs[len(history) :]
     if left and not _stalled(history, stage.settings.patience):
@@ -132,13 +110,13 @@ def train(
             clocks = [_Waiting()]
             training = clocks[0].noticed(training)
         by = list(dict.fromkeys([*by, run]))
-        best = _Best(folder, history, digest)
+        best = checkpoints.Best(folder, history, digest)
         own = [
             _Seeds((seed, stage.number)),
             *clocks,
             _History(stage, history),
             best,
-            _State(folder, history, by, best),
+            checkpoints.State(folder, history, by, best),
         ]
         model.fit(
             training,
@@ -150,10 +128,9 @@ def train(
             callbacks=[*own, *callbacks],
             verbose=0,
         )
-    return _finish(stage, model, folder, history, by)
+    return checkpoints.finish(model, folder, history, by, stage.evaluate)
 
 
-BEST = "best-{}.weights.h5"  # by the index of the epoch
 OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
@@ -209,55 +186,9 @@ def _compile(model: keras.Model, stage: Stage) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def _finish(stage: Stage, model: keras.Model, folder: Path, history: list[dict[str, float]], by: list[str]) -> Trained:
-    """Keep the weights that were asked for and what the stage came to, and remove what only resuming needs."""
-    kept = _best(history) if stage.evaluate == "best" else len(history) - 1
-    if kept != len(history) - 1:
-        _weights(model).load_weights(folder / BEST.format(kept))
-    with durable.writing(folder / "kept.weights.h5") as partial:
-        _weights(model).save_weights(partial)
-    seconds = sum(epoch["epoch_seconds"] for epoch in history)
-    trained = Trained(history, kept, seconds, by)
-    digest = durable.digest(folder / "kept.weights.h5")
-    durable.write_json(folder / "done.json", {**asdict(trained), "sha256": digest})
-    for leftover in (folder / "state.npz", *folder.glob(BEST.format("*")), *folder.glob("new-*")):
-        leftover.unlink(missing_ok=True)
-    return trained
-
-
-def _done(stage: Stage, folder: Path) -> Trained | None:
-    """What the stage came to, if it is finished and what it left is whole; what is not is set aside."""
-    if not (folder / "done.json").exists():
-        return None
-    content = durable.read_json(folder / "done.json") or {}
-    with contextlib.suppress(TypeError):
-        noted = content.pop("sha256", "")  # stores of before have none
-        if noted in ("", durable.digest(folder / "kept.weights.h5")) and (folder / "kept.weights.h5").exists():
-            return Trained(**content)
-    _set_aside(stage, folder, "done.json", "kept.weights.h5")
-    return None
-
-
-def _set_aside(stage: Stage, folder: Path, *names: str) -> None:
-    for name in names:
-        durable.set_aside(folder / name)
-    progress.reporter().say(f"{' or '.join(names)} in {folder} is damaged; the stage {stage.name} is trained again")
-
-
-def _weights(model: keras.Model) -> keras.Model:
-    """The same layers without the optimizer, which Keras saves with weights and which is twice as large with Adam."""
-    return keras.Model(model.inputs, model.outputs)
-
-
-def _best(history: list[dict[str, float]]) -> int:
-    """The index of the epoch with the least validation loss; a loss that is no number is the worst."""
-    losses = [math.inf if math.isnan(epoch["val_loss"]) else epoch["val_loss"] for epoch in history]
-    return losses.index(min(losses))
-
-
 def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
     """Whether the last `patience` epochs brought no better validation loss."""
-    return bool(patience and history) and len(history) - 1 - _best(history) >= patience
+    return bool(patience and history) and len(history) - 1 - best_epoch(history) >= patience
 
 
 def _tell(
@@ -271,34 +202,6 @@ def _tell(
             told.on_epoch_begin(epoch)
             told.on_epoch_end(epoch, dict(metrics))
         told.on_train_end()
-
-
-def _restore(stage: Stage, model: keras.Model, folder: Path) -> tuple[list[dict[str, float]], list[str], str]:
-    """Set weights and optimizer to where training was left, if that is whole; else it is set aside.
-
-    Returns:
-        The metrics of the epochs until then, who trained, and the digest of the best weights.
-    """
-    path = folder / "state.npz"
-    if not path.exists():
-        return [], [], ""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None
-        with np.load(path) as state:
-            history, by = json.loads(str(state["history"])), json.loads(str(state["by"]))
-            best = folder / BEST.format(_best(history))
-            if (folder / "best.weights.h5").exists():  # as versions before called it, without a digest
-                os.replace(folder / "best.weights.h5", best)
-            digest = str(state["best"]) if "best" in state else durable.digest(best)
-            if not whole or durable.digest(best) != digest:
-                raise zipfile.BadZipFile
-            for number, variable in enumerate([*model.variables, *model.optimizer.variables]):
-                variable.assign(state[str(number)])
-            return history, by, digest
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, LookupError, EOFError):
-        _set_aside(stage, folder, path.name, *(each.name for each in folder.glob(BEST.format("*"))))
-        return [], [], ""
 
 
 class _Seeds(keras.callbacks.Callback):
@@ -370,53 +273,3 @@ class _History(keras.callbacks.Callback):
             )
         self.history.append({name: float(value) for name, value in logs.items()})
         self.model.stop_training = _stalled(self.history, self.stage.settings.patience)
-
-
-class _Best(keras.callbacks.ModelCheckpoint):
-    """A `ModelCheckpoint` of the best epoch by `_best`, which knows those before a resume; a file for each.
-
-    Args:
-        folder: of the stage.
-        history: the metrics of all epochs, of which `_History` adds the newest.
-        digest: of the best weights before a resume.
-    """
-
-    def __init__(self, folder: Path, history: list[dict[str, float]], digest: str):
-        self.folder, self.history, self.digest = folder, history, digest
-        self.partial = folder / f"new-{BEST.format(0)}"
-        escaped = str(self.partial).replace("{", "{{").replace("}", "}}")  # Keras fills what is in braces
-        super().__init__(escaped, save_weights_only=True)
-
-    @property
-    def path(self) -> Path:
-        """The file of the best epoch so far."""
-        return self.folder / BEST.format(_best(self.history))
-
-    def set_model(self, model):
-        super().set_model(_weights(model))
-
-    def on_epoch_end(self, epoch, logs=None):
-        if _best(self.history) == len(self.history) - 1:
-            super().on_epoch_end(epoch, logs)
-            durable.place(self.partial, self.path)
-            self.digest = durable.digest(self.path)
-
-
-class _State(keras.callbacks.Callback):
-    """All that the next epoch depends on, in one file: weights, optimizer, the metrics so far, the best's digest.
-
-    The best weights of before are there until the state no longer speaks of them.
-    """
-
-    def __init__(self, folder: Path, history: list[dict[str, float]], by: list[str], best: _Best):
-        super().__init__()
-        self.folder, self.history, self.by, self.best = folder, history, by, best
-
-    def on_epoch_end(self, epoch, logs=None):
-        variables = [*self.model.variables, *self.model.optimizer.variables]
-        arrays = {str(number): variable.numpy() for number, variable in enumerate(variables)}
-        arrays |= {"history": json.dumps(self.history), "by": json.dumps(self.by), "best": self.best.digest}
-        with durable.writing(self.folder / "state.npz") as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
-        for each in set(self.folder.glob(BEST.format("*"))) - {self.best.path}:
-            each.unlink()

@@ -12,7 +12,7 @@ from filelock import FileLock
 from rich.table import Table
 from rich.text import Text
 
-from thaw import delivery, durable, journal, room, tracking, views, workspace
+from thaw import delivery, durable, journal, room, sync, tracking, views, workspace
 from thaw.cli.terminal import Display, link
 from thaw.config import Config
 from thaw.job import Outcome
@@ -89,7 +89,7 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display)
         console.print(
             f"What the jobs printed is in {printed} until the same command completes the sweep.", markup=False
         )
-    pending = delivery.sync(store, root)
+    pending = sync.send_pending(store, root)
     sent = delivery.Sent.of(place)
     if finished and sent.run:
         opening = next(line for line in reversed(journal.read(place)) if line["kind"] == "open")
@@ -125,7 +125,7 @@ def finish(outcome: Outcome, config: Config, display: Display) -> None:
     store, root = tracking.connect(config.tracking.uri, config.store, config.experiment), Path(config.store)
     if outcome.note:
         display.console.print(f"{outcome.note}.", markup=False)
-    pending = delivery.sync(store, root)
+    pending = sync.send_pending(store, root)
     sent = delivery.Sent.of(Path(outcome.place))
     if sent.run:
         page = store.run_page(sent.experiment, sent.run)
@@ -135,7 +135,7 @@ def finish(outcome: Outcome, config: Config, display: Display) -> None:
     _report(pending, root, display)
 
 
-def _report(pending: delivery.Synced, root: Path, display: Display) -> None:
+def _report(pending: sync.Synced, root: Path, display: Display) -> None:
     for launch in root.glob("launches/*"):
         with contextlib.suppress(OSError):  # it is not empty: a sweep's, which has its own end
             launch.rmdir()

@@ -31,7 +31,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy import make_url
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
@@ -142,12 +141,12 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
     artifacts = (Path(root).resolve() / "artifacts").as_uri() if local else None
     store = Store(uri, redact(uri) if given else "", artifacts, None, Path(root))
     try:
-        # Processes that meet a fresh database together would leave it unusable.
-        with _lock(store.root, uri):
-            if scheme[1] == "sqlite":
-                _make(Path(uri.partition("///")[2]), artifacts, own=not given)
+        if scheme[1] == "sqlite":
+            _make(Path(uri.partition("///")[2]), artifacts, own=not given)
+        # Processes that meet a fresh database of a server together would leave it unusable.
+        with _lock(store.root, uri) if local and scheme[1] != "sqlite" else contextlib.nullcontext():
             store.client.search_experiments(max_results=1)
-            deleted = experiment and _is_deleted(store.client.get_experiment_by_name(experiment))
+        deleted = experiment and _is_deleted(store.client.get_experiment_by_name(experiment))
     except ImportError as error:
         raise ThawError(
             f"tracking.uri={redact(uri)} needs {error.name}, which is not installed; give pip install -e '.[server]'"
@@ -234,21 +233,30 @@ def _make(path: Path, artifacts: str, own: bool) -> None:
     Raises:
         OSError, sqlite3.Error: it cannot be made there, or what is there is no database.
     """
-    if path.exists():
-        if not own or _has_experiments(path):
+    if _is_made(path, own):  # without the lock, as who only reads may not be allowed to take it
+        return
+    if not path.parent.is_dir():
+        raise OSError(f"there is no folder {path.parent}")
+    with _lock(path.parent, f"sqlite:///{path}"):
+        if _is_made(path, own):
             return
-        aside = path.with_name(f"{path.name}.half-made")
-        os.replace(path, aside)
-        print(f"{path} was half made when a command died; it is made anew, and {aside.name} has what was there")
-    new = path.with_name(f"new-{path.name}")
-    for leftover in (new, path.with_name(f"{new.name}-journal")):
-        leftover.unlink(missing_ok=True)
-    SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
-    durable.place(new, path)
+        if path.exists():
+            aside = path.with_name(f"{path.name}.half-made")
+            os.replace(path, aside)
+            print(f"{path} was half made when a command died; it is made anew, and {aside.name} has what was there")
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        new = path.with_name(f"new-{path.name}")
+        for leftover in (new, path.with_name(f"{new.name}-journal")):
+            leftover.unlink(missing_ok=True)
+        SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
+        durable.place(new, path)
 
 
-def _has_experiments(path: Path) -> bool:
-    """Whether an SQLite database has any of MLflow's, of which it makes the first itself, last of all."""
+def _is_made(path: Path, own: bool) -> bool:
+    """Whether there is a database; the store's own has experiments, of which MLflow makes the first, last of all."""
+    if not own or not path.exists():
+        return path.exists()
     with contextlib.closing(sqlite3.connect(path)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         return "experiments" in tables and bool(database.execute("SELECT 1 FROM experiments LIMIT 1").fetchone())

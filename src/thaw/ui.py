@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from thaw import delivery, tracking, views
+from thaw import sync, tracking, views
 from thaw.cli.terminal import console, link
 from thaw.composition import ROOT
 from thaw.errors import ThawError
@@ -33,7 +33,7 @@ def main() -> int:
         return 1
     if store.away:
         return 1
-    delivery.sync(store, arguments.store)
+    sync.send_pending(store, arguments.store)
     if not store.artifacts:  # a server has pages of its own
         _print_addresses(store, store.host)
         return 0

@@ -1,11 +1,6 @@
 """The store: the folder in which runs leave their files, with a mark that says so. What bears no mark is not touched.
 
-runs/  sweeps/      a journal each, and what is left to send
-stages/             trained weights, by signature
-activations/        outputs of frozen layers
-datasets/           what was converted, from TensorFlow Datasets
-artifacts/  mlflow.db   MLflow's
-launches/           one folder for each command under way
+`docs/design.md` says what lies in its folders.
 """
 
 import shutil
@@ -29,9 +24,7 @@ def opened(root: Path) -> Path:
     if not is_store(root):
         taken = [name for name in FOLDERS if (root / name).exists()]
         if taken:
-            raise ThawError(
-                f"store={root} has a {taken[0]}/ that Thaw did not make; give an empty folder, or a store as it is"
-            )
+            raise ThawError(f"store={root} has a {taken[0]}/ that Thaw did not make; give an empty folder or a store")
         root.mkdir(parents=True, exist_ok=True)
     if not (root / MARK).exists():
         (root / MARK).write_text(ABOUT, encoding="utf-8")
@@ -56,9 +49,14 @@ def is_store(root: Path) -> bool:
     return (root / MARK).is_file() or any(root.glob("runs/*/journal.jsonl")) or any(root.glob("sweeps/*/journal.jsonl"))
 
 
+def runs(root: Path) -> list[Path]:
+    """The folders of all runs; what else lies beside them is passed over."""
+    return [each for each in sorted(root.glob("runs/*")) if each.is_dir()]
+
+
 def journals(root: Path) -> list[Path]:
-    """The folders of all sweeps and runs, sweeps first; what else lies there is passed over."""
-    return [each for below in ("sweeps", "runs") for each in sorted(root.glob(f"{below}/*")) if each.is_dir()]
+    """The folders of all sweeps, then of all runs."""
+    return [*(each for each in sorted(root.glob("sweeps/*")) if each.is_dir()), *runs(root)]
 
 
 def launch(root: Path, recorded: str) -> Path:
