@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, FileInfo, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
@@ -69,7 +69,8 @@ def deliver(folder: Path, store: Store) -> Sent:
     """
     with FileLock(folder / "sending"):
         sent, lines, texts = Sent.of(folder), journal.read(folder), journal.raw(folder)
-        sent.lines = sent.of_these(texts)
+        if not sent.of_these(texts):
+            sent.lines = sent.checksum = 0
         for number in range(sent.lines, len(lines)):
             line = lines[number]
             if reason := _refusal(line, lines[:number], folder, sent, store):
@@ -78,7 +79,7 @@ def deliver(folder: Path, store: Store) -> Sent:
                     file.write(json.dumps({"number": number, "reason": reason, "line": line}) + "\n")
             if line["kind"] == "damaged":
                 print(f"A line of {folder.name}'s journal is damaged; what it recorded is lost", file=sys.stderr)
-            sent.lines, sent.checksum = number + 1, zlib.crc32(b"".join(texts[: number + 1]))
+            sent.lines, sent.checksum = number + 1, zlib.crc32(texts[number], sent.checksum)
             durable.write_json(folder / SENT, asdict(sent))
         if lines and lines[-1].get("status") == "FINISHED":  # and so no line is left
             for leftover in ("record", "model"):  # MLflow has them now
@@ -104,12 +105,12 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
             dataset = Dataset(line["name"], line["digest"], "local", line["source"], profile=line["profile"])
             tags = [InputTag("mlflow.data.context", "training"), *(InputTag(*tag) for tag in line["tags"].items())]
             client.log_inputs(run, [DatasetInput(dataset, tags)])
-        case {"kind": "artifacts", "folder": name, "below": below}:
-            if (folder / Path(name).name).is_dir():  # else it was sent before the run was opened once more
-                client.log_artifacts(run, str(folder / Path(name).name), below)
-        case {"kind": "model", "folder": name}:
-            if (folder / Path(name).name).is_dir():
-                _send_model(folder / Path(name).name, line.get("register"), sent, store)
+        case {"kind": "artifacts", "below": below}:
+            if (files := _files(line, folder)).is_dir():  # else it was sent before the run was opened once more
+                client.log_artifacts(run, str(files), below)
+        case {"kind": "model"}:
+            if (files := _files(line, folder)).is_dir():
+                _send_model(files, line.get("register"), sent, store)
         case {"kind": "end", "status": status, "reason": reason, "time": moment}:
             for another in set(_made(folder, sent, store)) - {run}:
                 client.delete_run(another)
@@ -169,12 +170,11 @@ def _look_up(lines: list[dict], folder: Path, sent: Sent, store: Store) -> None:
             for key in line["values"]:
                 steps.setdefault(key, set()).add(line["step"])
         elif line["kind"] == "artifacts":
-            files = client.list_artifacts(sent.run, line["below"])
-            there &= _names(folder / Path(line["folder"]).name) <= {Path(each.path).name for each in files}
-        elif line["kind"] == "model" and (folder / Path(line["folder"]).name).is_dir():
+            there &= _names(line, folder) <= _listed(client.list_artifacts(sent.run, line["below"]))
+        elif line["kind"] == "model" and _names(line, folder):
             models = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
-            files = client.list_logged_model_artifacts(models[0].model_id) if models else []
-            there &= _names(folder / Path(line["folder"]).name) <= {Path(each.path).name for each in files}
+            files = [each for model in models for each in client.list_logged_model_artifacts(model.model_id)]
+            there &= _names(line, folder) <= _listed(files)
     run = client.get_run(sent.run)
     there &= run.info.run_id == sent.run
     there &= wanted["params"] <= set(run.data.params) and wanted["tags"] <= set(run.data.tags)
@@ -187,9 +187,19 @@ def _look_up(lines: list[dict], folder: Path, sent: Sent, store: Store) -> None:
     raise ConnectionError("MLflow has lost lines that it seemed to take; they are sent again")
 
 
-def _names(folder: Path) -> set[str]:
-    """What lies in a folder; nothing where it was sent before the run was opened once more."""
-    return {each.name for each in folder.iterdir()} if folder.is_dir() else set()
+def _files(line: dict, folder: Path) -> Path:
+    """The folder in the run's own of which a line speaks, whatever else a damaged one may say."""
+    return folder / Path(line["folder"]).name
+
+
+def _names(line: dict, folder: Path) -> set[str]:
+    """What lies in it; nothing where it was sent before the run was opened once more."""
+    files = _files(line, folder)
+    return {each.name for each in files.iterdir()} if files.is_dir() else set()
+
+
+def _listed(files: list[FileInfo]) -> set[str]:
+    return {Path(each.path).name for each in files}
 
 
 def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
