@@ -163,7 +163,7 @@ def _run(display: terminal.Display) -> int:
         composition.register()
         composition.put_flags_first()
         composition.hand_on_credentials()
-        composition.take_paths_as_typed()
+        composition.take_texts_as_typed()
         preview.main() if preview.is_asked() else hydra_job()
     except KeyboardInterrupt:
         display.stop()

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
@@ -88,13 +89,20 @@ def test_an_experiment_sweeps_from_any_folder(command, monkeypatch, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mlruns"]
 
 
-@pytest.mark.parametrize("name", ["plain", "two words", "my pics (2024)", "a=b,c", "it's", "große Bücher"])
-def test_paths_are_taken_as_typed(tmp_path, monkeypatch, composed, name):
-    (tmp_path / name).mkdir()
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "two words", "my pics (2024)", "a=b,c", "it's", "große Bücher", "[x]", "50 % off#1", "back\\", "{a: b}"],
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_paths_are_taken_as_typed(tmp_path, monkeypatch, composed, name, exists):
+    if exists:
+        (tmp_path / name).mkdir()
+    elif "," in name:
+        pytest.skip("a comma separates values where nothing is called so")
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in (f"~/{name}", f"{tmp_path}/{name}"):
         monkeypatch.setattr(sys, "argv", ["train.py", "dataset=folder", f"dataset.path={given}", "unfreeze=3"])
-        composition.take_paths_as_typed()
+        composition.take_texts_as_typed()
         assert composed(*sys.argv[1:]).dataset.path == f"{tmp_path}/{name}"
 
 
@@ -102,13 +110,42 @@ def test_a_folder_may_be_called_by_a_number(tmp_path, monkeypatch, composed):
     (tmp_path / "2024").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", "dataset=folder", "dataset.path=2024"])
-    composition.take_paths_as_typed()
-    assert composed(*sys.argv[1:]).dataset.path == "2024"
+    composition.take_texts_as_typed()
+    assert composed(*sys.argv[1:]).dataset.path == f"{tmp_path}/2024"
+
+
+@pytest.mark.parametrize("name", ["2024", "1e5", "007", "1.50", "true", "[/b]", "a: b", "{x}", "it's", "苹果", "(a)"])
+@pytest.mark.parametrize("key", ["tracking.experiment", "dataset.name", "dataset.columns.label"])
+def test_names_are_taken_as_typed(monkeypatch, composed, key, name):
+    table = ["dataset=table", "dataset.path=labels.csv"] if "columns" in key else []
+    monkeypatch.setattr(sys, "argv", ["train.py", *table, f"{key}={name}"])
+    composition.take_texts_as_typed()
+    found = composed(*sys.argv[1:])
+    assert {"tracking.experiment": found.experiment, "dataset.name": found.dataset.name}.get(
+        key, found.dataset.columns and found.dataset.columns.label
+    ) == name
+
+
+def test_a_number_in_a_file_of_yaml_is_a_name_too(composed):
+    assert composed("tracking.experiment=2024", "dataset.name=101").experiment == "2024"
+
+
+def test_a_question_may_have_commas_and_brackets(monkeypatch, composed):
+    monkeypatch.setattr(sys, "argv", ["train.py", "question=Which one, and why (really)?"])
+    composition.take_texts_as_typed()
+    assert composed(*sys.argv[1:]).question == "Which one, and why (really)?"
+
+
+def test_a_relative_path_means_the_same_from_any_folder(tmp_path, monkeypatch, composed):
+    monkeypatch.chdir(tmp_path)
+    found = composed("dataset=folder", "dataset.path=pictures/../photos", "weights=file", "weights.path=w.h5")
+    assert (found.dataset.path, found.weights.path) == (f"{tmp_path}/photos", f"{tmp_path}/w.h5")
+    assert Path(found.store).is_absolute()
 
 
 def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
-    composition.take_paths_as_typed()
+    composition.take_texts_as_typed()
     assert sys.argv[2] == f"dataset.path={tmp_path}/a,{tmp_path}/b"
 
 

@@ -150,7 +150,7 @@ def main() -> int:
     console = terminal.console()
     try:
         composition.register()
-        composition.take_paths_as_typed()
+        composition.take_texts_as_typed()
         with initialize_config_dir(str(composition.CONF), version_base="1.3"):
             settings = check(compose("config", [*sys.argv[1:], "dataset.on_bad=skip"]))
         with terminal.Display(console) as display, progress.reporting_to(display):

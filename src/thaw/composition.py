@@ -20,13 +20,20 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thaw.config import keys, nearest
+from thaw import config
+from thaw.config import keys, nearest, whole
 from thaw.errors import ThawError, redact
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ and experiments/
 CONF = ROOT / "conf"
 SUBFOLDER = "${hydra.job.num}"  # of a run, in the folder of its sweep's command
 PATHS = ("dataset.path", "dataset.root", "weights.path", "store")
+NAMES = (
+    "dataset.name",
+    "tracking.experiment",
+    "tracking.register_as",
+    *map("dataset.columns.{}".format, config.Columns.model_fields),
+)
 
 
 def register() -> None:
@@ -100,16 +107,35 @@ def hand_on_credentials() -> None:
             sys.argv[number] = f"{key}=${{oc.env:MLFLOW_TRACKING_URI}}"
 
 
-def take_paths_as_typed() -> None:
-    """Quote paths on the command line, where Hydra stumbles over brackets, numbers, and a ~ for the home folder."""
+def take_texts_as_typed() -> None:
+    """Quote paths, names and the question on the command line, which Hydra would take for numbers, lists or calls.
+
+    Paths become whole ones, so that the recorded command means the same from any folder. Lists of values stay lists.
+    """
     for number, argument in enumerate(sys.argv):
-        key, _, value = argument.partition("=")
-        path = os.path.expanduser(value)
-        if key.lstrip("+") in PATHS and not re.fullmatch(r"[\w./-]*[^\W\d_][\w./-]*", path) and os.path.exists(path):
-            quoted = path.replace("'", r"\'")
-            sys.argv[number] = f"{key}='{quoted}'"
-        elif key.lstrip("+") in PATHS and path != value:
-            sys.argv[number] = f"{key}={path}"
+        key, given, value = argument.partition("=")
+        name = key.lstrip("+")
+        if not given or value in ("", "null") or value[0] in "'\"" or "${" in value:
+            continue
+        if name in PATHS and (_is_one(value) or os.path.exists(whole(value))):
+            sys.argv[number] = f"{key}={_quoted(whole(value))}"
+        elif name in PATHS and all(os.path.exists(whole(each)) for each in value.split(",")):
+            sys.argv[number] = f"{key}={','.join(map(_quoted, value.split(',')))}"
+        elif name == "question" or (name in NAMES and _is_one(value)):
+            sys.argv[number] = f"{key}={_quoted(value)}"
+
+
+def _is_one(value: str) -> bool:
+    """Whether Hydra sees neither a list of values nor a call that makes one."""
+    return "," not in value and not re.match(r"\w+\(", value)
+
+
+def _quoted(text: str) -> str:
+    """As Hydra reads it as that text and nothing else; in quotes only where it must."""
+    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+        return text
+    escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", r"\'")
+    return f"'{escaped}'"
 
 
 def command(overrides: Sequence[str] | None = None) -> str:

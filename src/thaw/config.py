@@ -1,51 +1,81 @@
 """The schema of `conf/`: every key, its type and its range.
 
 Hydra composes, `Config` is built once from the result, and what lies behind it reads attributes of
-known types: no `cfg.get(key, default)` anywhere. Nothing else of ours is imported here but the error.
+known types: no `cfg.get(key, default)` anywhere.
 """
 
 import difflib
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from thaw.errors import ThawError
+from thaw.names import trimmed
+
+PIXELS = 4096  # of a side: more than any backbone was ever trained on
+MANY = 1_000_000  # epochs, layers, images a class: more than anybody waits for
+
+
+def _as_text(value: object) -> object:
+    """A number as the text that it was before YAML or Hydra read it: `2024` is a name, too."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_name(value: object) -> object:
+    text = _as_text(value)
+    return trimmed(text) if isinstance(text, str) else text
+
+
+def _as_location(value: object) -> object:
+    text = _as_text(value)
+    return whole(text) if isinstance(text, str) and text else text
+
+
+def whole(path: str) -> str:
+    """The path from the root, so that it means the same from any folder; addresses and unknown homes stay as given."""
+    path = os.path.expanduser(path)
+    return path if path.startswith("~") or "://" in path else os.path.abspath(path)
+
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=MANY)]
+Name = Annotated[str, BeforeValidator(_as_name), Field(min_length=1, max_length=200)]
+Location = Annotated[str, BeforeValidator(_as_location)]
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, types are not guessed, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Backbone(Section):
     """A pretrained network of Keras Applications, by its name there; sizes in px, a side."""
 
     name: str
-    image_size: int = Field(ge=1)
-    smallest_size: int = Field(ge=1)
-    alpha: float | None = Field(default=None, gt=0)
+    image_size: int = Field(ge=1, le=PIXELS)
+    smallest_size: int = Field(ge=1, le=PIXELS)
+    alpha: float | None = Field(default=None, gt=0, le=10)
 
 
 class Weights(Section):
     """Where the backbone's initial weights come from."""
 
     source: Literal["auto", "imagenet", "random", "file"]
-    path: str | None = None
+    path: Location | None = None
 
 
 class Columns(Section):
     """What the columns of a table are called; `split` may be absent from it."""
 
-    image: str
-    label: str
-    split: str
+    image: Name
+    label: Name
+    split: Name
 
 
 class Dataset(Section):
@@ -58,19 +88,19 @@ class Dataset(Section):
     """
 
     source: str
-    name: str | None
-    path: str | None = None
-    root: str | None = None
+    name: Name | None
+    path: Location | None = None
+    root: Location | None = None
     columns: Columns | None = None
     url: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    image_size: int | None = Field(ge=1)
+    image_size: int | None = Field(ge=1, le=PIXELS)
     layout: Literal["auto", "validation", "pooled", "classes"] = "auto"
-    images_per_class: int | None = Field(ge=1)
+    images_per_class: Count | None
     on_bad: Literal["error", "skip"]
-    max_megapixels: float = Field(gt=0)
+    max_megapixels: float = Field(gt=0, le=10_000)
     fold: int | None = Field(ge=0)
-    folds: int = Field(ge=2)
+    folds: int = Field(ge=2, le=1000)
 
     @model_validator(mode="after")
     def _has_the_fold(self) -> "Dataset":
@@ -93,24 +123,24 @@ class Augmentation(Section):
     rotation: Share
     zoom: float = Field(ge=0, lt=1)
     translation: Share
-    views: int | None = Field(ge=1)
+    views: Count | None
 
 
 class Head(Section):
     """What is put on the backbone; `hidden` is the units of a ReLU layer, 0 for none."""
 
     pooling: Literal["avg", "max", "flatten"]
-    hidden: int = Field(ge=0)
+    hidden: int = Field(ge=0, le=65_536)
     dropout: float = Field(ge=0, lt=1)
 
 
 class Stage(Section):
     """One compile and fit."""
 
-    epochs: int = Field(ge=0)
-    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=0, le=MANY)
+    learning_rate: float = Field(gt=0, le=1000)
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
-    patience: int | None = Field(ge=1)
+    patience: Count | None
     fraction: Percent
 
 
@@ -121,7 +151,7 @@ class Training(Section):
     last stage; `last`: its last epoch. Each stage hands on its best epoch, or with `last` its last one.
     """
 
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=65_536)
     class_weights: Literal["balanced"] | None
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     strategy: Literal["auto", "single", "mirrored"]
@@ -134,9 +164,9 @@ class Tracking(Section):
     """Where runs are recorded."""
 
     uri: str | None
-    experiment: str | None
+    experiment: Name | None
     model: bool
-    register_as: str | None = Field(pattern=r"^[^/:']+$")
+    register_as: Annotated[Name, Field(pattern=r"^[^/:']+$")] | None
 
     @model_validator(mode="after")
     def _has_a_model(self) -> "Tracking":
@@ -149,14 +179,14 @@ class Activations(Section):
     """Whether the frozen part's outputs are kept on disk, how much of them, and in which type."""
 
     keep: bool
-    max_gigabytes: float = Field(ge=0)
+    max_gigabytes: float = Field(ge=0, le=1_000_000)
     dtype: Literal["float32", "float16"]
 
 
 class Config(Section):
     """Everything that one run is made of."""
 
-    store: str
+    store: Location
     backbone: Backbone
     weights: Weights
     dataset: Dataset
@@ -166,9 +196,9 @@ class Config(Section):
     activations: Activations
     tracking: Tracking
     fraction: Percent
-    unfreeze: Annotated[int, Field(ge=0)] | Literal["all"]
+    unfreeze: Annotated[int, Field(ge=0, le=MANY)] | Literal["all"]
     seed: int = Field(ge=0, lt=2**31)
-    threads: int | None = Field(ge=1)
+    threads: int | None = Field(ge=1, le=1024)
     rerun: bool
     question: str | None
 
@@ -203,7 +233,7 @@ class Config(Section):
 class Local(Section):
     """`hydra/launcher=local`."""
 
-    n_jobs: Annotated[int, Field(ge=1)] | Literal[-1]
+    n_jobs: Annotated[int, Field(ge=1, le=1024)] | Literal[-1]
 
 
 class Slurm(Section):
@@ -211,15 +241,15 @@ class Slurm(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
-    timeout_min: int = Field(ge=1)
-    requeues: int = Field(ge=0)
-    cpus_per_task: int = Field(ge=1)
-    gpus_per_node: int | None = Field(ge=0)
-    mem_gb: float | None = Field(gt=0)
+    name: Name
+    timeout_min: Count
+    requeues: int = Field(ge=0, le=MANY)
+    cpus_per_task: int = Field(ge=1, le=1024)
+    gpus_per_node: int | None = Field(ge=0, le=1024)
+    mem_gb: float | None = Field(gt=0, le=1_000_000)
     slurm_partition: str | None
-    slurm_array_parallelism: int = Field(ge=1)
-    slurm_signal_delay_s: int = Field(ge=0)
+    slurm_array_parallelism: Count
+    slurm_signal_delay_s: int = Field(ge=0, le=MANY)
     slurm_setup: list[str] | None
     slurm_additional_parameters: dict | None
 
@@ -228,9 +258,9 @@ class Ray(Section):
     """`hydra/launcher=ray`."""
 
     address: str | None = Field(pattern=r"^(auto|local|ray://.+|[^:/]+:\d+)$")
-    num_cpus: int = Field(ge=1)
-    num_gpus: float | None = Field(ge=0)
-    memory: int | None = Field(ge=1)
+    num_cpus: int = Field(ge=1, le=1024)
+    num_gpus: float | None = Field(ge=0, le=1024)
+    memory: int | None = Field(ge=1, le=2**50)
 
 
 def check_launcher(engine: str, settings: dict) -> None:
@@ -305,7 +335,7 @@ def _sentence(detail: dict, values: dict) -> str:
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if place == "unfreeze":
-        return f"unfreeze={detail['input']} is not allowed; give a number of layers from 0 up, or all"
+        return f"unfreeze={detail['input']} is not allowed; give a number of layers from 0 to {MANY}, or all"
     if place.endswith("fraction"):
         return f"{place}={detail['input']} is not allowed; give a per cent above 0 and up to 100"
     return f"{place}={detail['input']} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"

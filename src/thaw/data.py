@@ -7,7 +7,7 @@ depend on the order of files, the platform or where the folder lies. Images come
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,7 @@ class Dataset:
         train, validation, test: the splits.
         left_out: what cannot be used, by name, with the reason.
         layout: how the source's splits were taken where that is not obvious; else nothing.
+        contents: a short hash of every image's content and class, whatever it is called and whichever split it is in.
     """
 
     name: str
@@ -85,15 +86,15 @@ class Dataset:
     test: Split
     left_out: dict[str, str] = field(default_factory=dict)
     layout: str = ""
+    contents: str = ""
 
     def digest(self) -> str:
-        """A short hash of every image's name, class and split."""
-        lines = [
-            f"{split_name}\t{name}\t{self.class_names[label]}"
+        """A short hash of every image's name, content, class and split."""
+        return _digest(
+            f"{split_name}\t{name}\t{content.hex()}\t{self.class_names[label]}"
             for split_name, split in self.splits().items()
-            for name, label in zip(split.names, split.labels, strict=True)
-        ]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+            for name, content, label in zip(split.names, split.contents, split.labels, strict=True)
+        )
 
     @property
     def summary(self) -> str:
@@ -152,7 +153,8 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         tuple(found.contents[index] for index in found.used),
     )
     splits = [listing.splits[index] for index in found.used] if given else []
-    loaded = Dataset(listing.name, class_names, *_parts(whole, splits, dataset, seed), found.left_out, layout)
+    contents = _digest(f"{listing.classes[index]}\t{found.contents[index].hex()}" for index in found.used)
+    loaded = Dataset(listing.name, class_names, *_parts(whole, splits, dataset, seed), found.left_out, layout, contents)
     if dataset.images_per_class is None:
         return loaded
     few = {
@@ -160,6 +162,11 @@ def load(dataset: config.Dataset, seed: int, store: Path) -> Dataset:
         for name, split in loaded.splits().items()
     }
     return replace(loaded, **few)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    """A short hash of lines, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def _arrange(listing: Listing, layout: str) -> str:

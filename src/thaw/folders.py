@@ -7,7 +7,8 @@ from pathlib import Path
 
 from thaw.decoding import ENDINGS
 from thaw.errors import ThawError
-from thaw.listing import SPLITS, Listing, class_trouble, plain
+from thaw.listing import SPLITS, Listing, class_trouble
+from thaw.names import plain, trimmed
 
 ANNOTATIONS = {".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md"}  # what published sets have beside images
 IGNORED = {"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "__macosx",
@@ -47,7 +48,7 @@ def listed(root: Path, name: str, layout: str = "auto") -> Listing:
             if trouble := class_trouble(each.name):
                 found.refused[plain(each.relative_to(root).as_posix())] = trouble
                 continue
-            found.class_names.add(plain(each.name).strip())
+            found.class_names.add(trimmed(each.name))
             for path in sorted(files(each, root, found.refused)):
                 found.add(path.relative_to(root).as_posix(), each.name, split, path)
     _refuse_equal_names(found)

@@ -1,7 +1,6 @@
 """The images of a dataset as a source has them, and which names and files are of no use from the start."""
 
 import stat
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from thaw.decoding import ENDINGS
+from thaw.names import is_unseen, plain, trimmed
 
 SPLITS = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "validation", "valid": "validation", "validation": "validation",
 }  # fmt: skip
-UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what breaks lines, or prints as nothing
 
 
 @dataclass
@@ -49,25 +48,17 @@ class Listing:
             self.refused[shown] = trouble
             return
         self.names.append(shown)
-        self.classes.append(plain(class_name).strip())
-        self.class_names.add(plain(class_name).strip())
+        self.classes.append(trimmed(class_name))
+        self.class_names.add(trimmed(class_name))
         self.splits.append(split)
         self.images.append(path)
-
-
-def plain(name: str) -> str:
-    """A name however it was composed, without what breaks lines or does not print."""
-    composed = unicodedata.normalize("NFC", name)
-    return "".join(
-        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in UNSEEN else sign for sign in composed
-    )
 
 
 def class_trouble(name: str) -> str:
     """Why a class cannot be called that; nothing if it can."""
     if not name.strip():
         return "has no label"
-    if any(unicodedata.category(sign) in UNSEEN for sign in name):
+    if any(map(is_unseen, name.strip())):
         return "has a class whose name has signs that do not print; give it another"
     return ""
 

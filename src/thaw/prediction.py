@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from thaw import data, decoding, folders, records
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
+from thaw.names import trimmed
 from thaw.tracking import BEST_FIRST, SIMPLEST_FIRST, Store
 
 FINISHED = f"{records.RUNS} and attributes.status = 'FINISHED'"
@@ -76,7 +77,7 @@ def files(given: list[str]) -> list[Picture]:
         if not below:
             raise ThawError(f"{each} names no picture; give files, folders of pictures, or patterns in quotes")
         found += below
-    return [Picture(str(path), path, Path(os.path.abspath(path)).parent.name) for path in found]
+    return [Picture(str(path), path, trimmed(Path(os.path.abspath(path)).parent.name)) for path in found]
 
 
 def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int, seed: int) -> list[Picture]:
@@ -86,6 +87,7 @@ def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int
         ThawError: there is no such class, or the dataset is no longer there.
     """
     whole = _dataset(store, run)
+    class_name = class_name and trimmed(class_name)
     if class_name is not None and class_name not in whole.class_names:
         known = list(whole.class_names)
         raise ThawError(f"There is no class {class_name}; the run knows {', '.join(known)}{nearest(class_name, known)}")
@@ -102,8 +104,6 @@ def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, records.Pre
     answers = records.predictions(store.client, run.info.run_id)
     if not answers:
         raise ThawError("The run has recorded no answers, or they are lost; ask about files")
-    if {answer.file for answer in answers} != set(place):
-        raise ThawError("The dataset has changed since the run, so that its test images are others; ask about files")
     least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
     return [(Picture(answer.file, part.images[place[answer.file]], answer.truth), answer) for answer in least]
 
@@ -122,5 +122,13 @@ def settings(store: Store, run: Run) -> Config:
 
 
 def _dataset(store: Store, run: Run) -> data.Dataset:
+    """The dataset that the run was made with.
+
+    Raises:
+        ThawError: it is no longer there, or has changed since.
+    """
     config = settings(store, run)
-    return data.load(config.dataset, config.seed, Path(config.store))
+    dataset = data.load(config.dataset, config.seed, store.root)
+    if dataset.digest() not in [each.dataset.digest for each in run.inputs.dataset_inputs]:
+        raise ThawError(f"{dataset.name} has changed since the run, so that its images are others; ask about files")
+    return dataset

@@ -10,6 +10,7 @@ from mlflow.entities import Run as Recorded
 
 from thaw.config import nearest
 from thaw.errors import ThawError
+from thaw.names import trimmed
 from thaw.tracking import DETAIL, Store
 
 RUNS, SWEEPS = "tags.`thaw.kind` = 'run'", "tags.`thaw.kind` = 'sweep'"
@@ -71,6 +72,7 @@ def experiment(client: MlflowClient, name: str | None) -> tuple[str, str]:
             raise ThawError("Nothing is recorded here yet; train something first: python train.py")
         return known[newest[0].info.experiment_id], newest[0].info.experiment_id
     by_name = {each: number for number, each in known.items()}
+    name = name if name in by_name else trimmed(name)
     if name not in by_name:
         named = ", ".join(sorted(by_name))
         raise ThawError(f"There is no experiment {name}; recorded are {named}{nearest(name, sorted(by_name))}")

@@ -122,7 +122,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     workspace.opened(Path(settings.store))
     progress.reporter().begin_sweep(composition.size(varied))
     progress.reporter().phase("checking data")
-    _check_datasets(samples, config.hydra.launcher.get("engine"))
+    pictures = _check_datasets(samples, config.hydra.launcher.get("engine"))
     progress.reporter().phase("opening MLflow")
 
     from thaw import delivery, tracking
@@ -132,7 +132,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     same = [
         settings.experiment,
         store.name,
-        settings.dataset.path or settings.dataset.url,
+        pictures if len(pictures) == 1 else [],  # else they are what varies
         sorted(values),
         _without(settings, list(values)),
     ]
@@ -163,22 +163,26 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     return opened, store, lock
 
 
-def _check_datasets(samples: list[Config], engine: str | None) -> None:
+def _check_datasets(samples: list[Config], engine: str | None) -> list[str]:
     """Refuse a dataset before anything is recorded; on a cluster only what this machine has, too.
+
+    Returns:
+        What identifies the different pictures, wherever they lie: a hash of them, or else the dataset's name.
 
     Raises:
         ThawError: something in it cannot be used.
     """
     from thaw import data
 
-    checked = set()
+    pictures = {}
     for each in samples:
         named = each.dataset.model_dump_json(exclude={"image_size", "fold"})
         path = each.dataset.path
-        elsewhere = engine in ("slurm", "ray") and path is not None and not Path(path).expanduser().exists()
-        if named not in checked and not elsewhere:
-            data.load(each.dataset, each.seed, Path(each.store))
-            checked.add(named)
+        elsewhere = engine in ("slurm", "ray") and path is not None and not Path(path).exists()
+        if named not in pictures:
+            store = Path(each.store)
+            pictures[named] = each.dataset_name if elsewhere else data.load(each.dataset, each.seed, store).contents
+    return sorted(set(pictures.values()))
 
 
 def _merged(values: list[dict[str, list[str]]]) -> dict[str, list[str]]:
