@@ -134,7 +134,7 @@ def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, 
     monkeypatch.setattr(prediction, "_dataset", changed)
     status, _, err = predict("--worst", 3)
     assert status == 1
-    assert "The dataset has changed since the run" in err
+    assert "has changed since the run" in err
 
 
 @pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])

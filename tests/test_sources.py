@@ -216,7 +216,7 @@ def test_what_is_wrong_with_a_table_is_said(table, load, lines, header, words):
 @pytest.mark.parametrize("name", ["gone.csv", "labels.txt", "all"])
 def test_what_is_no_table_is_refused(table, load, name):
     path = table(name="labels.txt").parent / name
-    with pytest.raises(ThawError, match="is no table; give a .csv or .parquet"):
+    with pytest.raises(ThawError, match="is no table; give a .csv, .tsv or .parquet"):
         load(labelled(path))
 
 
@@ -288,6 +288,52 @@ def test_a_table_may_compose_names_otherwise_than_the_file_system(tmp_path, load
     lines = [f"é {name}{number}.png,{name}\n" for name in "ab" for number in range(4)]
     (tmp_path / "labels.csv").write_text("file,class\n" + "".join(lines), encoding="utf-8-sig")
     assert sizes(load(labelled(tmp_path / "labels.csv"))) == [4, 2, 2]
+
+
+def test_no_column_is_taken_for_an_index_where_rows_end_in_a_comma(table, load):
+    first = load(labelled(table()))
+    lines = [f"{line}," for line in table().read_text().splitlines()[1:]]
+    assert load(labelled(table(lines))).digest() == first.digest()
+    assert load(labelled(table(lines, "file,class,split,"))).digest() == first.digest()
+
+
+def test_a_row_with_a_field_too_many_is_named(table, load):
+    lines = table().read_text().splitlines()[1:]
+    lines[2] += ",more"
+    with pytest.raises(ThawError, match=r"row 4: has 4 fields, and the header has 3"):
+        load(labelled(table(lines)))
+
+
+@pytest.mark.parametrize(("separator", "name"), [(";", "a.csv"), ("\t", "a.tsv"), ("\t", "a.csv"), ("|", "a.csv")])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_other_separators_and_the_text_of_excel_are_read(table, load, separator, name, encoding):
+    path = table()
+    text = path.read_text().replace(",", separator)
+    path.with_name(name).write_text(text, encoding=encoding)
+    assert load(labelled(path.with_name(name))).digest() == load(labelled(path)).digest()
+
+
+def test_a_quote_without_an_end_is_refused_and_swallows_no_rows(table, load):
+    lines = table().read_text().splitlines()[1:]
+    lines[3] = '"' + lines[3]
+    with pytest.raises(ThawError, match="cannot be read as a table"):
+        load(labelled(table(lines)))
+
+
+def test_rows_are_numbered_by_lines_where_cells_have_several(table, load):
+    lines = [f"{line},note" for line in table().read_text().splitlines()[1:]]
+    lines[0] = lines[0].replace("note", '"a\nnote"')
+    lines[1] = lines[1].replace("all/001.png", "gone.png")
+    with pytest.raises(ThawError, match=r"row 4 \(gone.png\): is not there"):
+        load(labelled(table(lines, "file,class,split,notes")))
+
+
+def test_every_index_of_a_parquet_file_is_a_column(table, load):
+    import pandas
+
+    path = table().with_suffix(".parquet")
+    pandas.read_csv(path.with_suffix(".csv")).set_index(["file", "class"]).to_parquet(path)
+    assert sizes(load(labelled(path))) == [6, 3, 3]
 
 
 def test_a_broken_parquet_file_is_refused(table, load):

@@ -132,7 +132,13 @@ def _is_one(value: str) -> bool:
 
 def _quoted(text: str) -> str:
     """As Hydra reads it as that text and nothing else; in quotes only where it must."""
-    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII) and text.lower() not in (
+        "true",
+        "false",
+        "null",
+        "nan",
+        "inf",
+    ):
         return text
     escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", r"\'")
     return f"'{escaped}'"

@@ -39,10 +39,12 @@ def folder(dataset: config.Dataset, store: Path) -> Listing:
 
 
 def table(dataset: config.Dataset, store: Path) -> Listing:
-    """A CSV or Parquet file that names images, their labels and, where it has that column, their splits."""
+    """A CSV, TSV or Parquet file that names images, their labels and, where it has that column, their splits."""
     path = _path("dataset.path", dataset.path)
-    if path.suffix.lower() not in (".csv", ".parquet") or not os.path.isfile(path):
-        raise ThawError(f"dataset.path={dataset.path} is no table; give a .csv or .parquet file of images and labels")
+    if path.suffix.lower() not in (".csv", ".tsv", ".parquet") or not os.path.isfile(path):
+        raise ThawError(
+            f"dataset.path={dataset.path} is no table; give a .csv, .tsv or .parquet file of images and labels"
+        )
     base = _path("dataset.root", dataset.root) if dataset.root else path.parent
     divided = dataset.fold is None and dataset.layout in ("auto", "validation")
     return tables.tabled(path, base, dataset.name or path.stem, dataset.columns, divided)

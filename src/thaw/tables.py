@@ -1,15 +1,22 @@
 """Images that a table names, with their labels and perhaps their splits."""
 
+import codecs
 import contextlib
+import csv
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from thaw import config
 from thaw.config import nearest
 from thaw.errors import ThawError
-from thaw.listing import SPLITS, Listing, class_trouble, file_trouble, plain
+from thaw.listing import SPLITS, Listing, class_trouble, file_trouble
+from thaw.names import plain, trimmed
+
+SEPARATORS = (",", ";", "\t", "|")
+Row = tuple[int, dict[str, str | None]]  # its number, and a text by column; None for a cell that is no text
 
 
 def tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: bool) -> Listing:
@@ -22,18 +29,18 @@ def tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: 
         columns: what they are called.
         divided: whether the splits that it may name count.
     """
-    rows, known = _rows(path)
+    rows, known, refused = _rows(path, {columns.image, columns.label})
     for key, column in (("image", columns.image), ("label", columns.label)):
         if column not in known:
             raise ThawError(
-                f"{path} has no column {column}, only {', '.join(known)}; set dataset.columns.{key}=NAME"
-                f"{nearest(column, known)}"
+                f"{path} has no column {column}, only {', '.join(filter(None, known)) or 'empty ones'}; "
+                f"set dataset.columns.{key}=NAME{nearest(column, known)}"
             )
     divided = divided and columns.split in known
     above = _above([row[columns.image] for _, row in rows])
     base = Path(above or base)
     there = partial(_there, {}, base)
-    found = Listing(name)
+    found = Listing(name, refused=refused)
     same: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
     for number, row in rows:
         image, label = row[columns.image], row[columns.label]
@@ -49,7 +56,7 @@ def tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: 
             found.refused[where] = trouble
         else:
             below = Path(os.path.relpath(image, above) if above else os.path.normpath(image)).as_posix()
-            same[plain(below)].append((where, below, plain(label).strip(), SPLITS.get(split, "")))
+            same[plain(below)].append((where, below, trimmed(label), SPLITS.get(split, "")))
     for listed in same.values():
         where, below, label, split = listed[0]
         if len({each[2:] for each in listed}) > 1:
@@ -95,23 +102,57 @@ def _there(known: dict[Path, dict[str, str]], base: Path, name: str) -> Path:
     return place
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str | None]]], list[str]]:
-    """The rows of a table with their numbers, as a text editor counts them, and its columns; None for odd cells."""
-    import pandas
-
+def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
+    """The rows of a table, its columns, and what is wrong with rows that have more fields than columns."""
     try:
-        if path.suffix.lower() == ".csv":
-            frame = pandas.read_csv(
-                path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-            )
-        else:
-            frame = pandas.read_parquet(path, dtype_backend="numpy_nullable")
-            frame = frame.reset_index() if frame.index.name else frame
+        rows, columns, refused = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _text_rows(path, wanted)
     except Exception as error:  # of a file that only ends like a table
         raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); mend it") from error
-    frame.columns = [str(each).strip() for each in frame.columns]
-    if twice := sorted(frame.columns[frame.columns.duplicated()]):
+    if twice := sorted(name for name, count in Counter(filter(None, columns)).items() if count > 1):
         raise ThawError(f"dataset.path={path} has several columns {twice[0]}; rename or remove one")
+    return [(number, row) for number, row in rows if any(row.values())], columns, refused
+
+
+def _text_rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
+    """Those of a text file. No column is an index, whatever the number of fields; rows are numbered by their lines."""
+    with path.open(newline="", encoding=_encoding(path)) as file:
+        separator = _separator(file.readline(), wanted)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        columns = [trimmed(each) for each in next(reader, [])]
+        while columns and not columns[-1]:
+            columns.pop()  # of a header that ends in a separator
+        rows, refused, number = [], {}, reader.line_num + 1
+        for fields in reader:
+            if any(each.strip() for each in fields[len(columns) :]):
+                refused[f"row {number}"] = f"has {len(fields)} fields, and the header has {len(columns)}"
+            else:
+                rows.append((number, dict(zip_longest(columns, fields[: len(columns)], fillvalue=""))))
+            number = reader.line_num + 1
+    return rows, columns, refused
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, but for the UTF-16 that Excel calls Unicode text."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _separator(header: str, wanted: set[str]) -> str:
+    """The one that gives the wanted columns, or else the most."""
+
+    def columns(separator: str) -> list[str]:
+        return [trimmed(each) for each in next(csv.reader([header], delimiter=separator), [])]
+
+    return max(SEPARATORS, key=lambda each: (len(wanted & set(columns(each))), len(columns(each))))
+
+
+def _parquet_rows(path: Path) -> tuple[list[Row], list[str], dict[str, str]]:
+    import pandas
+
+    frame = pandas.read_parquet(path, dtype_backend="numpy_nullable")
+    frame = frame.reset_index() if any(frame.index.names) else frame
+    frame.columns = [trimmed(str(each)) for each in frame.columns]
 
     def text(value: object) -> str | None:
         if not pandas.api.types.is_scalar(value) or isinstance(value, bytes):
@@ -120,5 +161,6 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str | None]]], list[str
             return ""
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
-    rows = [{key: text(value) for key, value in row.items()} for row in frame.to_dict("records")]
-    return [(number, row) for number, row in enumerate(rows, 2) if any(row.values())], list(frame.columns)
+    columns = list(frame.columns)
+    rows = [dict(zip(columns, map(text, values), strict=True)) for values in frame.itertuples(index=False, name=None)]
+    return list(enumerate(rows, 2)), columns, {}
