@@ -103,7 +103,7 @@ lock: UPGRADE = --upgrade
 lock: setup  ## requirements.lock and requirements-dev.lock anew from pyproject.toml, for Python 3.11 to 3.13
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --extra slurm --extra ray --extra server --extra tfds --extra dev --constraint requirements.lock \
+	$(COMPILE) --extra slurm --extra ray --extra server --extra tfds --extra heic --extra dev --constraint requirements.lock \
 	  --output-file requirements-dev.lock
 
 clean:  ## remove the environment and caches; what runs left in mlruns/ stays

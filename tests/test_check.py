@@ -111,7 +111,7 @@ LEFT_OUT = [
     (truncated, "train/cat/a.png: "),
     (bomb, "train/cat/a.png: has 2500 megapixels, and dataset.max_megapixels=100"),
     (too_many_pixels, "train/cat/a.png: has 120 megapixels"),
-    (other_ending, "train/cat/a.tiff: does not end in .bmp, .gif"),
+    (other_ending, "train/cat/a.tiff: does not end in ."),
     (raw_photograph, "train/cat/a.CR2: does not end in"),
     (no_ending, "train/cat/readme: does not end in"),
     (link_to_nothing, "train/cat/a.png: is a link to nothing"),

@@ -1,10 +1,13 @@
 import io
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 from thaw import decoding
 from thaw.errors import ThawError
@@ -69,17 +72,72 @@ KINDS = {
     "a.bmp": ("BMP", {}),
     "a.webp": ("WEBP", {"lossless": True}),
     "a.png": ("PNG", {}),
+    "of-windows.jfif": ("JPEG", {}),
+    "old.jpe": ("JPEG", {}),
+    "both-eyes.mpo": ("MPO", {"save_all": True, "append_images": [Image.new("RGB", (64, 48), (0, 0, 0))]}),
+    "telephone.jpg": ("MPO", {"save_all": True, "append_images": [Image.new("RGB", (64, 48), (0, 0, 0))]}),
+    "a.avif": ("AVIF", {"quality": 100}),
+    "IMG_0001.HEIC": ("HEIF", {"quality": 100}),
 }
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_format_is_read(tmp_path, name):
-    if name.endswith("webp") and not features.check("webp"):
-        pytest.skip("Pillow was built without WebP")
+    kind = name.rpartition(".")[2].lower()
+    if kind in ("webp", "avif") and not features.check(kind):
+        pytest.skip(f"Pillow was built without {kind}")
     content = encoded(GREY, *[KINDS[name][0]], **KINDS[name][1])
     (tmp_path / name).write_bytes(content)
     assert decoding.trouble(content, 1.0) == ""
     assert np.abs(decoding.read(tmp_path / name, 16).astype(int) - 200).max() <= 2
+
+
+def test_a_picture_for_which_there_is_no_decoder_says_what_brings_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "ENDINGS", decoding.ENDINGS - decoding.HEIC)
+    monkeypatch.setattr(decoding, "FORMATS", [each for each in decoding.FORMATS if each != "HEIF"])
+    (tmp_path / "a.heic").write_bytes(encoded(GREY, "HEIF"))
+    assert decoding.unreadable(tmp_path / "a.heic") == "is a HEIC picture, which pip install -e '.[heic]' reads"
+    with pytest.raises(ThawError, match="a.heic is a HEIC picture, which pip install"):
+        decoding.read(tmp_path / "a.heic", 8)
+
+
+@pytest.mark.parametrize("where", ["text", "profile"])
+def test_notes_and_profiles_of_megabytes_do_no_harm(tmp_path, where):
+    notes = PngInfo()
+    notes.add_text("notes", "x" * 3_000_000, zip=True)
+    options = {"pnginfo": notes} if where == "text" else {"icc_profile": bytes(3_000_000)}
+    content = encoded(GREY, "PNG", **options)
+    (tmp_path / "a.png").write_bytes(content)
+    assert decoding.trouble(content, 1.0) == ""
+    assert np.unique(decoding.read(tmp_path / "a.png", 16)).tolist() == [200]
+
+
+DECODE = """
+import resource, sys
+from pathlib import Path
+from thaw import decoding, fingerprint
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+paths = sorted(Path(sys.argv[1]).glob("*.png"))
+found = fingerprint.judged(paths, Path(sys.argv[1]), "1", lambda content: decoding.trouble(content, 100.0))
+assert [said for _, said in found] == [""] * 6, found
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+"""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "I;16", "noise"])
+def test_large_pictures_are_checked_in_the_memory_of_one(tmp_path, mode):
+    side = 6000  # 36 megapixels
+    for number in range(6):
+        if mode == "noise":  # whose files are large
+            values = np.random.default_rng(number).integers(0, 256, (3600, 3600, 3), np.uint8)
+            image = Image.fromarray(values)
+        else:
+            image = Image.fromarray(np.full((side, side), number, np.uint16 if mode == "I;16" else np.uint8))
+            image = image if mode == "I;16" else image.convert("RGB")
+        image.save(tmp_path / f"{number}.png", compress_level=0 if mode == "noise" else 1)
+    ran = subprocess.run([sys.executable, "-c", DECODE, tmp_path], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 2.5 * side * side * 4 / 1e6  # megabytes
 
 
 def test_grey_of_16_bit_keeps_its_brightness(tmp_path):

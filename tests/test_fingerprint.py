@@ -10,7 +10,7 @@ from thaw import fingerprint
 def read(monkeypatch):
     """The paths of the files that were read."""
     paths, examined = [], fingerprint._examined
-    monkeypatch.setattr(fingerprint, "_examined", lambda path, judge: paths.append(path) or examined(path, judge))
+    monkeypatch.setattr(fingerprint, "_examined", lambda file, judge: paths.append(file[0]) or examined(file, judge))
     return paths
 
 

@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModelOutput
 from PIL import Image
 from test_network import build
 
-from thaw import classifier, prediction, records, tracking, workspace
+from thaw import classifier, data, prediction, records, tracking, workspace
 from thaw.errors import ThawError
 from thaw.plots import predictions
 
@@ -124,17 +124,37 @@ def test_as_large_pictures_are_read_as_the_run_read(predict, photos, store, monk
     assert "has 0 megapixels, and dataset.max_megapixels=0.001" in err
 
 
-def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, monkeypatch):
-    whole = prediction._dataset
+@pytest.mark.parametrize("asked", [["--worst", 3], ["--split", "test"]])
+@pytest.mark.parametrize("change", ["fewer", "content"])
+def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, monkeypatch, asked, change):
+    load = data.load
 
     def changed(*arguments):
-        found = whole(*arguments)
-        return replace(found, test=found.test.take(np.arange(1, len(found.test))))
+        found = load(*arguments)
+        if change == "fewer":
+            return replace(found, test=found.test.take(np.arange(1, len(found.test))))
+        return replace(found, test=replace(found.test, contents=(b"other", *found.test.contents[1:])))
 
-    monkeypatch.setattr(prediction, "_dataset", changed)
-    status, _, err = predict("--worst", 3)
+    monkeypatch.setattr(data, "load", changed)
+    status, _, err = predict(*asked)
     assert status == 1
-    assert "has changed since the run" in err
+    assert "has changed since the run, so that its images are others; ask about files" in err
+
+
+def test_pictures_of_every_ending_are_asked_about_and_what_nothing_reads_is_named(predict, photos):
+    (photos / "3" / "a b.png").rename(photos / "3" / "a.jfif")
+    for name in ("scan.tiff", "notes.txt"):
+        (photos / "4" / name).write_text("x")
+    status, lines, err = predict(photos)
+    assert (status, len(lines)) == (1, 2)
+    assert lines[0].startswith(f"{photos / '3' / 'a.jfif'}: ")
+    assert "scan.tiff does not decode as an image" in err
+    assert "notes.txt" not in err
+
+
+def test_a_class_is_known_however_its_name_is_composed(photos):
+    (photos / "3").rename(photos / " e\N{COMBINING ACUTE ACCENT}t\N{COMBINING ACUTE ACCENT} ")
+    assert prediction.files([str(photos)])[0].truth == "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{COMBINING ACUTE ACCENT}"
 
 
 @pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])
@@ -262,7 +282,7 @@ def answer(number, truth, explained):
 @pytest.mark.parametrize("explained", [False, True])
 def test_pictures_are_drawn_twelve_a_page_with_what_is_wrong_in_words(tmp_path, explained):
     answers = [answer(number, "Lemon" if number else "Melon", explained) for number in range(14)]
-    figures = predictions.pages(answers, "1 of 14 right")
+    figures = list(predictions.pages(answers, "1 of 14 right"))
     pictures = [sum(bool(axis.images) for axis in figure.findobj(Axes)) for figure in figures]
     assert pictures == ([24, 4] if explained else [12, 2])
     said = [each.get_text().replace("\n", " ") for each in figures[0].findobj(Text)]
@@ -283,7 +303,7 @@ def test_the_heat_is_seen_on_any_colour():
 
 
 def test_only_so_many_pictures_are_drawn():
-    figures = predictions.pages([answer(number, None, False) for number in range(predictions.MOST + 30)], "")
+    figures = list(predictions.pages([answer(number, None, False) for number in range(predictions.MOST + 30)], ""))
     assert len(figures) == predictions.MOST // predictions.PAGE
 
 

@@ -125,6 +125,24 @@ def test_a_path_that_no_folder_can_have_is_refused(load, path):
             load(source)
 
 
+@pytest.mark.parametrize("path", ["/proc", "/proc/self/../1", "/sys/class", "link"])
+def test_folders_of_the_system_are_refused(load, tmp_path, path):
+    (tmp_path / "link").symlink_to("/proc")
+    with pytest.raises(ThawError, match="belongs to the system and holds no pictures; give another"):
+        load(folder(tmp_path / path))
+
+
+def test_pictures_that_no_class_has_or_nothing_reads_are_named(pictures, load):
+    root = pictures({"cat": 4, "dog": 4})
+    for name in ("IMG_1.HEIC", "scan.tiff", "cat/scan.tif", "cat/notes.txt", "README"):
+        (root / name).write_bytes(b"x")
+    (root / "dog/last.jfif").write_bytes((root / "dog/000.png").read_bytes()[:1000])
+    found = load(folder(root, on_bad="skip")).left_out
+    assert set(found) == {"IMG_1.HEIC", "scan.tiff", "cat/scan.tif", "cat/notes.txt", "dog/last.jfif"}
+    assert found["scan.tiff"] == "lies in no class"
+    assert found["cat/scan.tif"].startswith("does not end in ")
+
+
 def labelled(path, **changes):
     columns = Columns(image="file", label="class", split="split")
     return Dataset(source="table", path=str(path), columns=columns, **COMMON | changes)

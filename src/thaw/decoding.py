@@ -8,19 +8,34 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  # Pillow registers WebP only when it is imported
+from PIL import AvifImagePlugin, Image, ImageOps, PngImagePlugin, WebPImagePlugin, features  # noqa: F401  # registers
 
 from thaw.errors import ThawError
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"}
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # by content, whatever a file is called
+ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp"}
+FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]  # by content, whatever a file is called
+VERSION = f"2 Pillow {Image.__version__}"  # of what `trouble` finds
+HEIC = {".heic", ".heif", ".hif"}  # what telephones of Apple write
+OTHERS = HEIC | {".avif", ".tif", ".tiff", ".jp2", ".jxl", ".svg", ".psd", ".ico", ".tga", ".pgm", ".ppm", ".dng",
+                 ".cr2", ".cr3", ".nef", ".arw", ".raw"}  # pictures, but not for every installation  # fmt: skip
 MEGAPIXELS = 100.0  # more is taken for a file made to fill the memory
-VERSION = f"1 Pillow {Image.__version__}"  # of what `trouble` finds
+
+if features.check("avif"):
+    ENDINGS.add(".avif")
+    FORMATS.append("AVIF")
+with contextlib.suppress(ImportError):  # the extra `heic`
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    ENDINGS |= HEIC
+    FORMATS.append("HEIF")
+    VERSION += f", pillow-heif {pillow_heif.__version__}"
 
 LARGE = threading.Lock()
 TINY = 128  # px of the longer side of a picture that is enlarged for people
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes from the configuration
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # colour profiles and notes may take megabytes
 
 
 def read(source: Path | np.ndarray, size: int, megapixels: float = math.inf) -> np.ndarray:
@@ -47,6 +62,8 @@ def read(source: Path | np.ndarray, size: int, megapixels: float = math.inf) -> 
     except FileNotFoundError as error:
         raise ThawError(f"{source} is not there; give another") from error
     except Exception as error:  # whatever a decoder raises for bytes that are no image
+        if source.suffix.lower() in HEIC - ENDINGS:
+            raise ThawError(f"{source} {unreadable(source)}") from error
         raise ThawError(f"{source} does not decode as an image ({_reason(error)}); mend or remove it") from error
 
 
@@ -68,6 +85,16 @@ def photograph(source: Path | np.ndarray, longest: int) -> np.ndarray:
     return np.asarray(image)
 
 
+def unreadable(path: Path) -> str:
+    """Why a file with that ending is not read; nothing if it may be an image."""
+    ending = path.suffix.lower()
+    if ending in ENDINGS:
+        return ""
+    if ending in HEIC:
+        return "is a HEIC picture, which pip install -e '.[heic]' reads"
+    return f"does not end in {', '.join(sorted(ENDINGS))}"
+
+
 def trouble(content: bytes, megapixels: float) -> str:
     """Why a file with that content is of no use; nothing if all of it decodes."""
     if not content:
@@ -76,7 +103,9 @@ def trouble(content: bytes, megapixels: float) -> str:
         with _opened(io.BytesIO(content), megapixels) as image:
             # At a small size where the format can do that: a file that breaks off is noticed all the same.
             image.draft("RGB", (32, 32))
-            _upright(image)
+            with _alone(image):
+                image.load()
+            _turned(image.crop((0, 0, 1, 1)))  # every mode that converts does so for one pixel
     except MemoryError:
         raise  # the machine's trouble, not the file's
     except Exception as error:
@@ -99,9 +128,14 @@ def _millions(image: Image.Image) -> float:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """RGB of 8 bit, turned as its EXIF data says; large images one at a time, as each takes gigabytes."""
-    with LARGE if _millions(image) > MEGAPIXELS / 4 else contextlib.nullcontext():
+    """RGB of 8 bit; EXIF orientation is applied."""
+    with _alone(image):
         return _turned(image)
+
+
+def _alone(image: Image.Image) -> contextlib.AbstractContextManager:
+    """Large images are decoded one at a time, as each may take a gigabyte."""
+    return LARGE if _millions(image) > MEGAPIXELS / 4 else contextlib.nullcontext()
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -109,7 +143,11 @@ def _turned(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # a note that cannot be read; the pixels can
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # grey of 16 bit, of which `convert` would keep the dark end alone
-        image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
+        values = np.asarray(image)
+        grey = np.empty(values.shape, np.uint8)
+        for row in range(len(grey)):  # one at a time, as whole arrays would take several times the memory
+            grey[row] = values[row].clip(0, 65535).astype(np.uint16) >> 8
+        image = Image.fromarray(grey)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

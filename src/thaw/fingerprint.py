@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +14,8 @@ from thaw import progress
 
 Known = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
 NAME = "fingerprints.db"
+LARGE = 32_000_000  # bytes of a file; larger ones are read one at a time, since each is in memory as a whole
+_ALONE = threading.Lock()
 
 
 def of(paths: Iterable[Path], store: Path) -> list[bytes]:
@@ -59,7 +62,7 @@ def _judged(
         found = _remembered(database, asked, rules)
     new = [state for state in dict.fromkeys(asked) if state not in found]
     with ThreadPoolExecutor() as pool:  # hashing and decoding leave the interpreter to the others
-        answers = pool.map(partial(_examined, judge=judge), (path for path, *_ in new))
+        answers = pool.map(partial(_examined, judge=judge), new)
         found |= zip(new, progress.counted(answers, "checking", len(new), "files"), strict=True)
     with _database(store) as database:
         read = [(state, *found[state]) for state in new if found[state][0]]
@@ -96,11 +99,13 @@ def _state(path: Path) -> Known:
     return os.path.abspath(path), status.st_size, status.st_mtime_ns
 
 
-def _examined(path: str, judge: Callable[[bytes], str] | None) -> tuple[bytes, str]:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        if judge is None:
-            raise
-        return b"", f"cannot be read ({error.strerror})"
-    return hashlib.sha256(content).digest(), judge(content) if judge else ""
+def _examined(file: Known, judge: Callable[[bytes], str] | None) -> tuple[bytes, str]:
+    path, size, _ = file
+    with _ALONE if size > LARGE else contextlib.nullcontext():
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            if judge is None:
+                raise
+            return b"", f"cannot be read ({error.strerror})"
+        return hashlib.sha256(content).digest(), judge(content) if judge else ""

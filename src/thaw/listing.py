@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thaw.decoding import ENDINGS
+from thaw.decoding import unreadable
 from thaw.names import is_unseen, plain, trimmed
 
 SPLITS = {
@@ -78,6 +78,4 @@ def file_trouble(path: Path) -> str:
         return f"cannot be read ({error.strerror})"
     if not stat.S_ISREG(kind):
         return "is no file"
-    if path.suffix.lower() not in ENDINGS:
-        return f"does not end in {', '.join(sorted(ENDINGS))}"
-    return ""
+    return unreadable(path)

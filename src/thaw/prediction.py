@@ -70,7 +70,7 @@ def files(given: list[str]) -> list[Picture]:
         path = Path(each).expanduser()
         if os.path.isdir(path):
             everything = sorted(folders.files(path, path.parent, {}))
-            below = [file for file in everything if file.suffix.lower() in decoding.ENDINGS]
+            below = [file for file in everything if file.suffix.lower() in decoding.ENDINGS | decoding.OTHERS]
         else:
             matching = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
             below = [path] if os.path.lexists(path) or not glob.has_magic(each) else matching

@@ -110,6 +110,8 @@ def _path(key: str, given: str | None) -> Path:
         raise ThawError(f"{key}={given} names a home folder that is not known; give the whole path") from error
     except OSError as error:
         raise ThawError(f"{key}={given} cannot be read ({error.strerror}); give one that can") from error
+    if os.path.isdir(path) and any(path.resolve().is_relative_to(each) for each in folders.NO_FILES):
+        raise ThawError(f"{key}={given} belongs to the system and holds no pictures; give another")
     return path
 
 

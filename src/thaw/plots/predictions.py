@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ PAGE = 12  # pictures on one page
 MOST = 120  # pictures that are drawn at all
 
 
-def pages(answers: Sequence["Answer"], summary: str) -> list[Figure]:
+def pages(answers: Sequence["Answer"], summary: str) -> Iterator[Figure]:
     """Pictures with what a model says of them, twelve on a page: framed green if it is right, orange if it is wrong.
 
     Where Grad-CAM was asked for, it stands beside the photograph, at the photograph's own sharpness.
@@ -29,14 +29,16 @@ def pages(answers: Sequence["Answer"], summary: str) -> list[Figure]:
         summary: how many are right, above the first page.
     """
     drawn = list(answers)[:MOST]
-    return [_page(drawn[first : first + PAGE], summary) for first in range(0, len(drawn), PAGE)]
+    for first in range(0, len(drawn), PAGE):
+        yield _page(drawn[first : first + PAGE], summary)
 
 
-def save_pages(figures: Sequence[Figure], path: Path) -> list[Path]:
-    """Write the pages: `prediction.png`, `prediction-2.png`, ..."""
-    paths = [path if number == 1 else path.with_stem(f"{path.stem}-{number}") for number in range(1, len(figures) + 1)]
-    for each, to in zip(figures, paths, strict=True):
-        save(each, to)
+def save_pages(figures: Iterable[Figure], path: Path) -> list[Path]:
+    """Write the pages as they are drawn: `prediction.png`, `prediction-2.png`, ..."""
+    paths = []
+    for number, each in enumerate(figures, 1):
+        paths.append(path if number == 1 else path.with_stem(f"{path.stem}-{number}"))
+        save(each, paths[-1])
     return paths
 
 
