@@ -8,8 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from thaw.cli import terminal
 from thaw.composition import ROOT
 from thaw.errors import sentence
 
@@ -19,7 +18,7 @@ def main() -> int:
     arguments = parse()
     from thaw import comparison, report, tracking
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console(soft_wrap=True)
     try:
         store = tracking.connect(arguments.uri, str(arguments.store))
         if store.away:

@@ -9,8 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from thaw import progress
 from thaw.cli import terminal
 from thaw.composition import ROOT
@@ -22,7 +20,7 @@ def main() -> int:
     arguments = parse()
     from thaw import prediction, runtime, tracking
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console(soft_wrap=True)
     try:
         store = tracking.connect(arguments.uri, str(arguments.store))
         if store.away:
@@ -41,7 +39,10 @@ def main() -> int:
         validation = run.data.metrics.get("kept_val_accuracy")
         score = f" (validation accuracy {validation:.3f})" if validation is not None else ""
         print(f"Using run {run.info.run_name}, {run.info.run_id}{score}", file=sys.stderr)
-        with terminal.Display(Console(stderr=True, highlight=False)) as display, progress.reporting_to(display):
+        with (
+            terminal.Display(terminal.console(stderr=True)) as display,
+            progress.reporting_to(display),
+        ):
             model = classifier.load(store, run)
             answers, unreadable = classifier.classify(model, asked, arguments.top, arguments.explain)
         for answer in answers:
@@ -51,7 +52,7 @@ def main() -> int:
             print(summary, file=sys.stderr)
         if arguments.worst and not arguments.json:
             for words in prediction.confused(store, run):
-                console.print(words, markup=False)
+                console.print(words)
         if answers and not (arguments.json and arguments.out is None):
             drawn = predictions.save_pages(predictions.pages(answers, summary), arguments.out or Path("prediction.png"))
             more = f" (the first {predictions.MOST})" if len(answers) > predictions.MOST else ""

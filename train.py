@@ -164,7 +164,8 @@ def _run(display: terminal.Display) -> int:
         composition.put_flags_first()
         composition.hand_on_credentials()
         composition.take_texts_as_typed()
-        preview.main() if preview.is_asked() else hydra_job()
+        with composition.printed_without_credentials():
+            preview.main() if preview.is_asked() else hydra_job()
     except KeyboardInterrupt:
         display.stop()
         print("Interrupted; the same command resumes it.", file=sys.stderr)

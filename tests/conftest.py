@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from thaw import runtime
+from thaw import runtime, sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("THAW_REAL", ROOT.parent / "shared" / "real"))
@@ -91,7 +91,7 @@ def client(tmp_path):
     """MLflow's client for the store of `command`."""
     from mlflow import MlflowClient
 
-    return lambda: MlflowClient(f"sqlite:///{tmp_path / 'mlruns' / 'mlflow.db'}")
+    return lambda: MlflowClient(sqlite.address(tmp_path / "mlruns" / "mlflow.db"))
 
 
 @pytest.fixture

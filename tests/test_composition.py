@@ -164,3 +164,15 @@ def test_the_flag_for_several_values_may_stand_anywhere(monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", "unfreeze=0,20", "-m", "seed=1"])
     composition.put_flags_first()
     assert composition.sys.argv == ["train.py", "-m", "unfreeze=0,20", "seed=1"]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--cfg", "job", "--resolve"], ["--cfg=all", "--resolve"], ["-c", "job", "--resolve"]]
+)
+def test_a_printed_configuration_has_no_password(command, monkeypatch, flags):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://ann:s3cret@127.0.0.1/runs")
+    status, out, err = command(*flags, "dataset=flowers", "dataset.url=https://h/a.zip?a=1&sig=s3cret")
+    assert status == 0
+    assert "uri: postgresql://***@127.0.0.1/runs" in out
+    assert "url: https://h/a.zip?a=1&sig=***" in out
+    assert "s3cret" not in out + err

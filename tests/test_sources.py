@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 from test_data import COMMON, folder
 
-from thaw import data, sources
+from thaw import data, downloads, sources
 from thaw.config import Columns, Dataset
 from thaw.errors import ThawError
 
@@ -454,16 +454,16 @@ def test_a_download_that_breaks_off_is_begun_anew_by_the_next_command(archive, s
 
 
 def test_a_process_that_died_while_unpacking_leaves_nothing_that_is_trusted(archive, load, monkeypatch):
-    from thaw import downloads
+    from thaw import archives
 
-    dataset, unpack = archive("pets.zip", packed("zip")), downloads._unpack
+    dataset, unpack = archive("pets.zip", packed("zip")), archives.unpack
 
     def dies(path, url, place):
         unpack(path, url, place)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(downloads, "_unpack", dies)
+        patch.setattr(archives, "unpack", dies)
         with pytest.raises(KeyboardInterrupt):
             load(dataset)
     assert sizes(load(dataset)) == [6, 2, 8]
@@ -486,7 +486,7 @@ def test_a_process_that_died_while_unpacking_leaves_nothing_that_is_trusted(arch
         (packed("zip").replace(b"IDAT", b"IDAX", 1), None, "is no whole zip or tar file"),
         (packed("zip", {"../outside.png": b"x"}), None, "would write ../outside.png, which lies outside"),
         (packed("zip", {"/outside.png": b"x"}), None, "would write /outside.png"),
-        (packed("tgz", {"../outside.png": b"x"}), None, "would write outside of its folder"),
+        (packed("tgz", {"../outside.png": b"x"}), None, "would write ../outside.png, which lies outside"),
     ],
 )
 def test_a_bad_archive_is_refused_and_leaves_nothing(archive, load, tmp_path, content, sha256, words):
@@ -505,6 +505,29 @@ def test_what_is_no_address_is_refused_without_its_password(archive, load, url):
     with pytest.raises(ThawError, match="cannot be used; give https://HOST/FILE") as refusal:
         load(archive("pets.zip", b"").model_copy(update={"url": url}))
     assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["file:///dev/zero", "file:///tmp", "file:///no/such/file.zip"])
+def test_what_is_no_file_is_refused_at_once(archive, load, url):
+    with pytest.raises(ThawError, match="is no file; give the address of a zip or tar file"):
+        load(archive("pets.zip", b"").model_copy(update={"url": url}))
+
+
+def test_a_download_without_an_end_is_given_up_and_leaves_nothing(archive, load, monkeypatch, tmp_path):
+    monkeypatch.setattr(downloads, "LARGEST", 1000)
+    with pytest.raises(ThawError, match="cannot be downloaded .*it has no end, or more than 1e-06 GB"):
+        load(archive("pets.zip", packed("zip")))
+    assert not list((tmp_path / "keras/datasets").glob("*pets*/"))
+
+
+def test_a_signed_address_is_shown_nowhere_and_its_file_is_known_under_another_signature(archive, server, load):
+    dataset = archive("pets.zip", packed("zip"))
+    server.files |= {f"/pets.zip?sig={number}": packed("zip") for number in (1, 2)}
+    for number in (1, 2):
+        load(dataset.model_copy(update={"url": f"{dataset.url}?sig={number}"}))
+    assert server.asked == ["/pets.zip?sig=1"]
+    with pytest.raises(ThawError, match=r"sig=\*\*\* cannot be downloaded"):
+        load(dataset.model_copy(update={"url": f"{dataset.url}?other=1&sig=3"}))
 
 
 def test_an_archive_may_have_a_long_name(archive, load):

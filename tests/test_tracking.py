@@ -57,6 +57,20 @@ def test_an_experiment_that_was_deleted_is_refused(tmp_path):
         ("http://host/a@b", "http://host/a@b"),
         ("postgresql://db/mlflow?user=ann&password=s3cret", "postgresql://db/mlflow?user=***&password=***"),
         ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
+        ("postgresql://ann:two words@host/db", "postgresql://***@host/db"),
+        ("http://host:5000 is away, ask me@x.org", "http://host:5000 is away, ask me@x.org"),
+        ("http://a:b c@one and http://d:e f@two", "http://***@one and http://***@two"),
+        ("postgresql://db/x?sslpassword=s3cret&sslmode=require", "postgresql://db/x?sslpassword=***&sslmode=require"),
+        ("https://h/a?access_token=s3&api_key=s3&x=1", "https://h/a?access_token=***&api_key=***&x=1"),
+        ("https://h/a.zip?sv=2024&sig=s3%2B", "https://h/a.zip?sv=2024&sig=***"),
+        (
+            "https://h/a?X-Amz-Credential=s3/x&X-Amz-Signature=s3&X-Amz-Security-Token=s3",
+            "https://h/a?X-Amz-Credential=***&X-Amz-Signature=***&X-Amz-Security-Token=***",
+        ),
+        ("https://h/a?AWSAccessKeyId=s3&Signature=s3", "https://h/a?AWSAccessKeyId=***&Signature=***"),
+        ("mssql://h/?odbc_connect=DRIVER;PWD=s3", "mssql://h/?odbc_connect=***"),
+        ("host=db password='two words' x", "host=db password=*** x"),
+        ("dataset.url=https://h/a.zip training.batch_size=8", "dataset.url=https://h/a.zip training.batch_size=8"),
     ],
 )
 def test_credentials_are_left_out(text, clean):

@@ -159,7 +159,7 @@ def main() -> int:
         told = sentence(error) or composition.explain(error)
         if told is None:
             raise
-        console.print(told, markup=False)
+        console.print(told)
         return 1
     labels = {name: split.labels for name, split in dataset.splits().items()}
     shown = Table("class", *labels, title=Text(dataset.name), title_justify="left", header_style="bold")
@@ -168,10 +168,10 @@ def main() -> int:
     for line in balance(dataset.class_names, labels):
         shown.add_row(*map(Text, line))
     console.print(shown)
-    console.print(dataset.summary, markup=False)
+    console.print(dataset.summary)
     for name, reason in sorted(dataset.left_out.items()):
         if reason != CLASS_LEFT_OUT:
-            console.print(f"  {name}: {reason}", markup=False)
+            console.print(f"  {name}: {reason}")
     return int(bool(dataset.left_out))
 
 

@@ -3,6 +3,8 @@
 Hydra knows configuration only; nothing here knows of data, training or tracking.
 """
 
+import contextlib
+import io
 import math
 import os
 import re
@@ -28,7 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ a
 CONF = ROOT / "conf"
 SUBFOLDER = "${hydra.job.num}"  # of a run, in the folder of its sweep's command
 PATHS = ("dataset.path", "dataset.root", "weights.path", "store")
-NAMES = (
+TEXTS = (
+    "dataset.url",
+    "tracking.uri",
     "dataset.name",
     "tracking.experiment",
     "tracking.register_as",
@@ -107,21 +111,36 @@ def hand_on_credentials() -> None:
             sys.argv[number] = f"{key}=${{oc.env:MLFLOW_TRACKING_URI}}"
 
 
+@contextlib.contextmanager
+def printed_without_credentials() -> Iterator[None]:
+    """Within it, what `--cfg` and `--info` print of the configuration has no passwords."""
+    if not any(each.startswith(("--cfg", "-c", "--info", "-i")) for each in sys.argv[1:]):
+        yield
+        return
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        print(redact(printed.getvalue()), end="")
+
+
 def take_texts_as_typed() -> None:
-    """Quote paths, names and the question on the command line, which Hydra would take for numbers, lists or calls.
+    """Quote paths, names, addresses and the question on the command line: Hydra would read numbers, lists or calls.
 
     Paths become whole ones, so that the recorded command means the same from any folder. Lists of values stay lists.
     """
     for number, argument in enumerate(sys.argv):
         key, given, value = argument.partition("=")
         name = key.lstrip("+")
-        if not given or value in ("", "null") or value[0] in "'\"" or "${" in value:
+        quoted = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
+        if not given or value in ("", "null") or quoted or "${" in value:
             continue
         if name in PATHS and (_is_one(value) or os.path.exists(whole(value))):
             sys.argv[number] = f"{key}={_quoted(whole(value))}"
         elif name in PATHS and all(os.path.exists(whole(each)) for each in value.split(",")):
             sys.argv[number] = f"{key}={','.join(map(_quoted, value.split(',')))}"
-        elif name == "question" or (name in NAMES and _is_one(value)):
+        elif name == "question" or (name in TEXTS and _is_one(value)):
             sys.argv[number] = f"{key}={_quoted(value)}"
 
 

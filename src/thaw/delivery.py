@@ -14,6 +14,7 @@ import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import yaml
 from filelock import FileLock
 from mlflow.entities import Dataset, DatasetInput, FileInfo, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -247,7 +248,8 @@ def _send_model(folder: Path, register: str | None, sent: Sent, store: Store) ->
     client = store.client
     made = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
     model = made[0] if made else client.create_logged_model(sent.experiment, "model", sent.run, model_type="keras")
-    described = Model.load(str(folder))
+    # `Model.load` would decode a % in the path.
+    described = Model.from_dict(yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")))
     described.run_id, described.model_id, described.model_uuid = sent.run, model.model_id, model.model_id
     described.artifact_path = model.artifact_location
     described.save(str(folder / "MLmodel"))

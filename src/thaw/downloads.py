@@ -1,31 +1,29 @@
-"""Downloads that fail in seconds, rather than hang, where there is no network; archives, unpacked once."""
+"""Downloads that fail in seconds, rather than hang, where there is no network; datasets, downloaded once."""
 
 import contextlib
 import hashlib
-import lzma
 import os
 import shutil
 import socket
+import stat
 import sys
-import tarfile
 import threading
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Iterator
 from functools import cache, partial
 from http.client import HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.error import URLError
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from thaw import durable, progress
-from thaw.errors import ThawError, redact
+from thaw import archives, durable, progress
+from thaw.errors import FULL, ThawError, redact
 
 REACH_SECONDS = 5.0  # for a first answer of a host
 SILENCE_SECONDS = 60.0  # without a byte
 LONGEST = 80  # signs of an archive's name; file systems take about 255, with what is added to it
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
+LARGEST = 1_000_000_000_000  # bytes of a download; what has more has no end
 CONTENT = "content"  # the folder for what was in an archive
 KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its applications
 
@@ -46,10 +44,14 @@ def hurried() -> Iterator[None]:
         def counted(response: HTTPResponse) -> HTTPResponse:
             megabytes = int(response.headers.get("Content-Length") or 0) / 1e6
             step = steps.enter_context(progress.reporter().step("downloading", megabytes or None, "MB"))
-            read = response.read
+            read, done = response.read, 0
 
             def read_and_count(*arguments):
+                nonlocal done
                 content = read(*arguments)
+                done += len(content)
+                if done > LARGEST:
+                    raise URLError(f"it has no end, or more than {LARGEST / 1e9:g} GB")
                 step.advance(len(content) / 1e6)
                 return content
 
@@ -124,11 +126,21 @@ def unpacked(url: str, sha256: str | None) -> Path:
         usable = False
     if not usable:
         raise ThawError(f"dataset.url={redact(url)} cannot be used; give https://HOST/FILE, without user and password")
+    if address.scheme == "file" and not _is_file(address.path):
+        raise ThawError(f"dataset.url={redact(url)} is no file; give the address of a zip or tar file")
     place = _place(url, sha256)
     try:
         return durable.made(place, partial(_fetch, url, sha256, _name(url))) / CONTENT
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise ThawError(f"{place} cannot be written ({error.strerror}); set KERAS_HOME to a folder that can") from error
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a regular file, in contrast to /dev/zero, which has no end."""
+    try:
+        return stat.S_ISREG(os.stat(url2pathname(path)).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _name(url: str) -> str:
@@ -139,7 +151,7 @@ def _name(url: str) -> str:
 def _place(url: str, sha256: str | None) -> Path:
     """The folder in Keras' cache."""
     cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
-    digest = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:10]
+    digest = hashlib.sha256(f"{redact(url)} {sha256}".encode()).hexdigest()[:10]  # a new signature is no new file
     return cache / f"{_name(url).partition('.')[0]}-{digest}"
 
 
@@ -152,37 +164,12 @@ def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
                 name, url, file_hash=sha256, hash_algorithm="sha256", cache_dir=folder, cache_subdir="archive"
             )
     except Exception as error:  # Keras raises plain ones
+        if getattr(error, "errno", None) in FULL:
+            raise
         reason = " ".join(str(error).split())
         raise ThawError(
-            f"{url} cannot be downloaded ({reason}); give the command again, or another dataset.url"
+            f"{redact(url)} cannot be downloaded ({reason}); give the command again, or another dataset.url"
             + (", or the dataset.sha256 of that file (null: none)" if sha256 else "")
         ) from error
-    _unpack(Path(archive), url, folder / CONTENT)
+    archives.unpack(Path(archive), redact(url), folder / CONTENT)
     shutil.rmtree(folder / "archive")
-
-
-def _unpack(archive: Path, url: str, folder: Path) -> None:
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                outside = [each for each in opened.namelist() if each.startswith("/") or ".." in Path(each).parts]
-                if outside:
-                    raise ThawError(f"{url} would write {outside[0]}, which lies outside of its folder; do not use it")
-                opened.extractall(folder)
-        else:
-            with tarfile.open(archive) as opened:
-                opened.extractall(folder, filter="data")
-                _read_to_the_end(opened)
-    except tarfile.FilterError as error:
-        raise ThawError(f"{url} would write outside of its folder ({error}); do not use it") from error
-    except (*DAMAGED, OSError, ValueError, RuntimeError) as error:  # the last for a zip file with a password
-        raise ThawError(f"{url} is no whole zip or tar file ({error}); check dataset.url") from error
-
-
-def _read_to_the_end(opened: tarfile.TarFile) -> None:
-    """Refuse a tar file that has no end: `tarfile` takes a damaged header for it, and asks for no checksum behind."""
-    opened.fileobj.seek(opened.offset)
-    if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it breaks off or is damaged")
-    while opened.fileobj.read(tarfile.RECORDSIZE):
-        pass

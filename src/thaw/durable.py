@@ -79,7 +79,11 @@ def made(path: Path, fill: Callable[[Path], None]) -> Path:
             partial = path.with_name(f"new-{path.name}")
             shutil.rmtree(partial, ignore_errors=True)  # of a process that died here
             partial.mkdir()
-            fill(partial)
+            try:
+                fill(partial)
+            except BaseException:  # what is half there takes room and is of no use
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
             os.replace(partial, path)
             flush(path.parent)
     return path

@@ -5,6 +5,12 @@ import os
 import re
 
 UNUSABLE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
+# Of an address: names of users, passwords, keys, tokens, and the signatures of clouds, which are as good as passwords.
+SECRET = (
+    r"[\w.-]*(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|accesskeyid|key-pair-id|signature|credential)"
+    r"|user(?:name)?|odbc_connect|sig|x-(?:amz|goog)-[\w-]+"
+)
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class ThawError(Exception):
@@ -34,7 +40,12 @@ def sentence(error: BaseException) -> str | None:
 
 
 def redact(text: str) -> str:
-    """`text` with the user and the password of every address in it left out, also where they follow a question mark."""
-    text = re.sub(r"(?i)\b(user|password|pwd|token|odbc_connect)=[^&\s'\"]*", r"\1=***", text)
-    # A password may hold any sign, so with a colon before it everything up to the last @ is taken for one.
-    return re.sub(r"(?<=://)(?:[^/\s@]*:\S*|[^/\s]*)@", "***@", text)
+    """`text` without the user and the password of every address in it, and without what signs one.
+
+    Left out are also the values of parameters that are called like passwords, keys, tokens and signatures.
+    """
+    text = re.sub(rf"(?i)\b({SECRET})=('[^']*'|\"[^\"]*\"|[^&\s'\"]*)", r"\1=***", text)
+    # A password may hold any sign, so with a colon before it everything up to the last @ of the word is taken for one,
+    # or of the line where the word has none, as a password may hold spaces. What is a number alone is a port.
+    host = r"(?!\d{1,5}(?:[^\w@]|$))"
+    return re.sub(rf"(?<=://)(?:[^/\s@]*:\S*|[^/\s@:]*:{host}(?:(?!://).)*|[^/\s]*)@", "***@", text)

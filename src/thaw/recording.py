@@ -229,8 +229,9 @@ def _about(config: Config, network: Network, command: str) -> str:
 
 
 def _details(record: Record, values: dict[str, object]) -> None:
-    """Record further parameters; what is not set has none."""
-    record.params({tracking.DETAIL + key: value for key, value in values.items() if value is not None})
+    """Record further parameters, without credentials; what is not set has none."""
+    texts = {key: redact(value) if isinstance(value, str) else value for key, value in values.items()}
+    record.params({tracking.DETAIL + key: value for key, value in texts.items() if value is not None})
 
 
 def _save(model: keras.Model, size: int, classes: int, folder: Path) -> None:

@@ -59,9 +59,9 @@ def rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
 
 def tell(found: Comparison, console: Console) -> None:
     """Print the verdict, the table, what differs for real, and what is left out."""
-    console.print(Text(f"{found.experiment}: {found.question}".rstrip(": "), "bold"))
+    console.print(Text(f"{found.experiment}: {found.question}" if found.question else found.experiment, "bold"))
     for verdict in found.verdicts:
-        console.print(f"→ {verdict.summary}.", markup=False)
+        console.print(f"→ {verdict.summary}.")
     headings, lines = rows(found)
     shown = Table(title=None, header_style="bold")
     for number, heading in enumerate(headings):
@@ -73,7 +73,7 @@ def tell(found: Comparison, console: Console) -> None:
         shown.add_row(*map(Text, line))
     console.print(shown)
     for sentence in sentences(found):
-        console.print(sentence, markup=False)
+        console.print(sentence)
 
 
 def sentences(found: Comparison) -> list[str]:

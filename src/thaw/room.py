@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import ReadWriteLock, Timeout
-from rich.console import Console
 
 from thaw import durable, journal, workspace
+from thaw.cli import terminal
 from thaw.composition import ROOT
 from thaw.errors import ThawError
 
@@ -103,7 +103,7 @@ def main() -> int:
     """Say what there is, remove what can go, and say what that was; status 1 for a folder that is no store."""
     parser = argparse.ArgumentParser(prog="make prune", description=__doc__)
     parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
-    root, console = parser.parse_args().store, Console(highlight=False, soft_wrap=True)
+    root, console = parser.parse_args().store, terminal.console(soft_wrap=True)
     try:
         workspace.existing(root)
     except ThawError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from thaw import durable
+from thaw import durable, sqlite
 from thaw.composition import ROOT
 from thaw.errors import ThawError, redact
 
@@ -51,7 +51,7 @@ def serve(arguments: argparse.Namespace, environment: dict[str, str]) -> list[st
     """
     os.umask(0o077)  # what it writes is for its own user alone
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    database = environment.get(DATABASE) or f"sqlite:///{arguments.folder.resolve() / 'mlflow.db'}"
+    database = environment.get(DATABASE) or sqlite.address(arguments.folder / "mlflow.db")
     try:
         create_engine(database).connect().close()
     except ImportError as error:
@@ -101,7 +101,7 @@ def _ask_who_it_is(folder: Path, database: str, environment: dict[str, str]) -> 
         )
     if not secret.exists():
         durable.write_text(secret, secrets.token_hex(32))
-    own = database if not database.startswith("sqlite") else f"sqlite:///{folder.resolve() / 'users.db'}"
+    own = database if not database.startswith("sqlite") else sqlite.address(folder / "users.db")
     settings = {
         "default_permission": "NO_PERMISSIONS",
         "database_uri": own.replace("%", "%%"),

@@ -80,15 +80,13 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display)
         console.print(table(found, sweep.varied))
     for number, each in enumerate(found, 1):
         if each.error:
-            console.print(f"{number} {each.name} {each.status}: {each.error}", markup=False)
+            console.print(f"{number} {each.name} {each.status}: {each.error}")
     for note in dict.fromkeys(each.note for each in found if each.note):
-        console.print(f"{note}: {', '.join(each.name for each in found if each.note == note)}.", markup=False)
+        console.print(f"{note}: {', '.join(each.name for each in found if each.note == note)}.")
     if sweep.total and len(found) < sweep.total:
         console.print(f"{sweep.total - len(found)} of {sweep.total} runs did not start.")
     if asked_for:
-        console.print(
-            f"What the jobs printed is in {printed} until the same command completes the sweep.", markup=False
-        )
+        console.print(f"What the jobs printed is in {printed} until the same command completes the sweep.")
     pending = sync.send_pending(store, root)
     sent = delivery.Sent.of(place)
     if finished and sent.run:
@@ -96,7 +94,7 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display)
         console.print("Side by side in MLflow (start it with make ui):")
         for title, page in views.pages(store, sent.experiment, sent.run, sweep.varied).items():
             console.print(link(console, f"  {title}", page))
-        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}", markup=False)
+        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}")
         with contextlib.suppress(Exception):  # a name for the best model is not worth failing for
             views.name_champion(store, sent.experiment)
     _report(pending, root, display)
@@ -124,7 +122,7 @@ def finish(outcome: Outcome, config: Config, display: Display) -> None:
     display.stop()
     store, root = tracking.connect(config.tracking.uri, config.store, config.experiment), Path(config.store)
     if outcome.note:
-        display.console.print(f"{outcome.note}.", markup=False)
+        display.console.print(f"{outcome.note}.")
     pending = sync.send_pending(store, root)
     sent = delivery.Sent.of(Path(outcome.place))
     if sent.run:
@@ -143,7 +141,6 @@ def _report(pending: sync.Synced, root: Path, display: Display) -> None:
         why = f" ({pending.reason})" if pending.reason else ""
         display.console.print(
             f"{pending.runs} runs have {pending.pending} entries not yet sent to MLflow{why}; the next command or "
-            "make sync sends them.",
-            markup=False,
+            "make sync sends them."
         )
     display.console.print(Text(f"Store: {room.usage(root)}", style="dim"))

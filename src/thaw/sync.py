@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from thaw import durable, journal, tracking, workspace
+from thaw import durable, journal, sqlite, tracking, workspace
 from thaw.composition import ROOT
 from thaw.delivery import Sent, deliver
 from thaw.errors import ThawError, redact
@@ -93,10 +93,10 @@ def stores(root: Path) -> Iterator[Store]:
     opened = (journal.read(folder)[:1] for folder in workspace.journals(root))
     for name in sorted({line["uri"] for lines in opened for line in lines}):
         address = given if given and redact(given) == name else name
-        file = root / "mlflow.db" if not name else Path(name.removeprefix("sqlite:///"))
+        file = sqlite.file(name) if name.startswith("sqlite") else root / tracking.DATABASE
         if "***" in address:
             print(f"{name} needs its credentials: give the whole address in MLFLOW_TRACKING_URI", file=sys.stderr)
-        elif (not name or name.startswith("sqlite:")) and not file.exists():
+        elif (not name or name.startswith("sqlite")) and not file.exists():
             print(f"{file} is not there; what is recorded for it waits", file=sys.stderr)
         else:
             try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from thaw import durable, workspace
+from thaw import durable, sqlite, workspace
 from thaw.errors import ThawError, redact, sentence
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -42,6 +42,7 @@ SWEPT = "swept."  # begins the tags of a sweep that name its keys and their valu
 BEST_FIRST, SIMPLEST_FIRST = "metrics.`kept_val_accuracy` DESC", "metrics.`trainable_parameters` ASC"
 MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow's pages for language models
 CODE_WIDTH = 60  # columns of a command in a description; wider ones push the values of a run out of sight
+DATABASE = "mlflow.db"  # of a store that has its own
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 PATIENCE = 120  # seconds for another process that makes a database or an experiment
@@ -128,21 +129,21 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
     Raises:
         ThawError: the address is malformed, what is there refuses, or the folder is no store.
     """
-    uri = given or f"sqlite:///{workspace.existing(Path(root)).resolve() / 'mlflow.db'}"
+    uri = given or sqlite.address(workspace.existing(Path(root)) / DATABASE)
     scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?://", uri)
-    if not scheme or scheme[1] not in SCHEMES:
+    if not scheme or scheme[1] not in SCHEMES or re.fullmatch("sqlite://(/|/:memory:)?", uri):
         raise ThawError(
             f"tracking.uri={redact(uri)} is no tracking store; give sqlite:///FILE, http://HOST:PORT or "
             "postgresql://HOST/DATABASE"
         )
     if scheme[1] == "sqlite":  # the same file from any folder
-        uri = f"sqlite:///{Path(uri.partition('///')[2]).resolve()}"
+        uri = sqlite.resolved(uri)
     local = not scheme[1].startswith(("http", "databricks"))
     artifacts = (Path(root).resolve() / "artifacts").as_uri() if local else None
     store = Store(uri, redact(uri) if given else "", artifacts, None, Path(root))
     try:
         if scheme[1] == "sqlite":
-            _make(Path(uri.partition("///")[2]), artifacts, own=not given)
+            _make(sqlite.file(uri), artifacts, own=not given)
         # Processes that meet a fresh database of a server together would leave it unusable.
         with _lock(store.root, uri) if local and scheme[1] != "sqlite" else contextlib.nullcontext():
             store.client.search_experiments(max_results=1)
@@ -216,7 +217,7 @@ def _lock(root: Path, uri: str) -> AbstractContextManager:
     Its file lies beside an SQLite database, else in the store; who has none only reads.
     """
     if uri.startswith("sqlite"):
-        return FileLock(f"{uri.partition('///')[2]}.lock", timeout=PATIENCE)
+        return FileLock(f"{sqlite.file(uri)}.lock", timeout=PATIENCE)
     if not root.is_dir():
         return contextlib.nullcontext()
     return FileLock(root / f"tracking-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock", timeout=PATIENCE)
@@ -237,7 +238,7 @@ def _make(path: Path, artifacts: str, own: bool) -> None:
         return
     if not path.parent.is_dir():
         raise OSError(f"there is no folder {path.parent}")
-    with _lock(path.parent, f"sqlite:///{path}"):
+    with _lock(path.parent, sqlite.address(path)):
         if _is_made(path, own):
             return
         if path.exists():
@@ -249,7 +250,7 @@ def _make(path: Path, artifacts: str, own: bool) -> None:
         new = path.with_name(f"new-{path.name}")
         for leftover in (new, path.with_name(f"{new.name}-journal")):
             leftover.unlink(missing_ok=True)
-        SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
+        SqlAlchemyStore(sqlite.address(new), artifacts).engine.dispose()
         durable.place(new, path)
 
 

@@ -75,7 +75,7 @@ def _answers(server: subprocess.Popen, host: str) -> bool:
 def _print_addresses(store: tracking.Store, host: str) -> None:
     shown = console()
     for title, pages in newest_sweeps(store):
-        shown.print(title, markup=False)
+        shown.print(title)
         for what, page in pages.items():
             shown.print(link(shown, f"  {what}", page.replace(tracking.UI, host)))
     shown.print(f"All experiments: {host}/#/experiments")

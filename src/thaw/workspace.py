@@ -19,8 +19,6 @@ def opened(root: Path) -> Path:
     Raises:
         ThawError: the folder holds something else under a name that a store uses.
     """
-    if "?" in str(root.resolve()):
-        raise ThawError(f"store={root} has a ?, which no address of a database can hold; give another folder")
     if not is_store(root):
         taken = [name for name in FOLDERS if (root / name).exists()]
         if taken:

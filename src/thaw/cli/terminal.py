@@ -18,10 +18,15 @@ NARROWEST = 12  # columns that are left of a run's name
 SMOOTHING = 0.1  # weight of the newest estimate of the time left
 
 
-def console() -> Console:
-    """Where a command writes. Without a terminal lines are not broken, so that other programs can read them."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, soft_wrap=True)
+def console(stderr: bool = False, soft_wrap: bool = False) -> Console:
+    """Where a command writes; names are shown as they are, without markup or emoji codes.
+
+    Args:
+        stderr: standard error in place of standard output.
+        soft_wrap: leave lines whole, as is always done without a terminal, so that other programs can read them.
+    """
+    plain = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
+    return Console(**plain, soft_wrap=soft_wrap or not Console(stderr=stderr).is_terminal)
 
 
 def fitted(line: str, width: int) -> str:
@@ -69,11 +74,11 @@ class Display(progress.Reporter):
 
     def say(self, line: str) -> None:
         """A line that stays, below the label of the run."""
-        self.console.print(f"{self.label} · {line}" if self.label else line, markup=False)
+        self.console.print(f"{self.label} · {line}" if self.label else line)
 
     def announce(self, line: str) -> None:
         """A line about the command."""
-        self.console.print(line, markup=False)
+        self.console.print(line)
 
     def begin_sweep(self, total: int | None) -> None:
         """A sweep of so many runs; None where a sweeper decides."""
@@ -111,7 +116,7 @@ class Display(progress.Reporter):
         room = self.console.width - cell_len(separator + rest)
         if self.console.is_terminal and room > NARROWEST:
             line = fitted(name, room) + separator + rest
-        self.console.print(line, markup=False)
+        self.console.print(line)
 
     def end_run_task(self) -> None:
         """Remove the live line of the run."""
