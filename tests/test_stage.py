@@ -18,7 +18,7 @@ DROPOUT = Head(pooling="avg", hidden=8, dropout=0.3)
 
 def settings(**changes):
     values = {"epochs": 2, "learning_rate": 0.01, "optimizer": "adam", "patience": None, "fraction": 100.0}
-    return config.Stage(**values | changes)
+    return config.Stage(**values).model_copy(update=changes)  # also beyond the ranges
 
 
 def images(count=20, seed=0):

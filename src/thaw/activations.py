@@ -21,8 +21,9 @@ import numpy as np
 import tensorflow as tf
 from filelock import ReadWriteLock, Timeout
 
-from thaw import config, pipeline, progress, signature
+from thaw import config, durable, pipeline, progress, signature
 from thaw.data import Split
+from thaw.errors import FULL
 from thaw.network import Cut, Depth, Network
 from thaw.pipeline import Views
 
@@ -57,6 +58,7 @@ class Activations:
         cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
         self.earliest = sorted(cuts, key=lambda cut: cut.before)
         self.held = contextlib.ExitStack()
+        self.lack = "what others use now leaves no room"
         self.traced: dict[keras.Model, Callable] = {}
 
     def __enter__(self) -> "Activations":
@@ -75,7 +77,7 @@ class Activations:
         while not reason and len(kept) < len(numbers):
             number = numbers[len(kept)]
             kept[number] = self._kept(cut, split, views, number)
-            reason = None if kept[number] else "what others use now leaves no room"
+            reason = None if kept[number] else self.lack
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
             split = self._decoded(split) if len(epochs) > 1 else split
@@ -155,9 +157,17 @@ class Activations:
                 if self._open(name) is None:  # else another process has just computed it
                     self._clear(name)
                     batches = computed()  # which may keep an earlier cut's first
-                    if not self._make_room(images * width / 1e9):
+                    gigabytes = images * width / 1e9
+                    if not self._make_room(gigabytes):
                         return None
-                    self._write(name, what, images, dtype, batches)
+                    try:
+                        self._write(name, what, images, dtype, batches)
+                    except OSError as error:
+                        self._clear(name)
+                        if error.errno not in FULL:
+                            raise
+                        self.lack = f"the disk has no room for {gigabytes:.3g} GB"
+                        return None
 
     def _computed(self, cut: Cut, split: Split, views: Views, number: int | None) -> Iterator[tuple]:
         """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
@@ -272,6 +282,8 @@ class Activations:
                         np.lib.format.open_memmap(place / f"{n}.npy", "w+", dtype, (images, *each.shape[1:]))
                         for n, each in enumerate(tensors)
                     ]
+                    for n in range(len(arrays)):
+                        durable.reserve(place / f"{n}.npy")
                 for array, tensor in zip(arrays, tensors, strict=True):
                     array[done : done + len(tensor)] = tensor[: images - done]
                 step.advance(min(len(tensors[0]), images - done))

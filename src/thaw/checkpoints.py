@@ -86,6 +86,7 @@ def finish(model: keras.Model, folder: Path, history: list[dict[str, float]], by
     kept = best_epoch(history) if evaluate == "best" else len(history) - 1
     if kept != len(history) - 1:
         _weights(model).load_weights(folder / BEST.format(kept))
+    durable.check_room(folder, _bytes(model))
     with durable.writing(folder / KEPT) as partial:
         _weights(model).save_weights(partial)
     trained = Trained(history, kept, sum(epoch["epoch_seconds"] for epoch in history), by)
@@ -120,6 +121,7 @@ class Best(keras.callbacks.ModelCheckpoint):
 
     def on_epoch_end(self, epoch, logs=None):
         if best_epoch(self.history) == len(self.history) - 1:
+            durable.check_room(self.folder, _bytes(self.model))
             super().on_epoch_end(epoch, logs)
             durable.place(self.partial, self.path)
             self.digest = durable.digest(self.path)
@@ -148,6 +150,11 @@ class State(keras.callbacks.Callback):
 def _weights(model: keras.Model) -> keras.Model:
     """The same layers without the optimizer, which Keras saves with weights and which is twice as large with Adam."""
     return keras.Model(model.inputs, model.outputs)
+
+
+def _bytes(model: keras.Model) -> int:
+    """What a file of its weights takes, or a little more; HDF5 may crash where the disk is full."""
+    return 1_000_000 + sum(4096 + variable.numpy().nbytes for variable in model.variables)
 
 
 def _is_whole(path: Path) -> bool:

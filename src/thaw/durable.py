@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -63,6 +65,40 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return ""
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Refuse to begin with a file that the disk has no room for, where a library would not survive that.
+
+    Args:
+        folder: where it would lie.
+        size: of the file, bytes.
+
+    Raises:
+        OSError: there is not enough, or not for this user.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(size)
+        _allocate(file)
+
+
+def reserve(path: Path) -> None:
+    """Have the disk give a file all of its room, before a memory map writes to it: that could only die of a full disk.
+
+    Raises:
+        OSError: there is not enough.
+    """
+    with path.open("r+b") as file:
+        _allocate(file)
+
+
+def _allocate(file: IO[bytes]) -> None:
+    size = os.fstat(file.fileno()).st_size
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except AttributeError:  # macOS has none
+        while file.tell() < size:
+            file.write(bytes(min(1 << 20, size - file.tell())))
 
 
 def set_aside(path: Path) -> None:

@@ -34,6 +34,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # how it makes its tables is no news
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # a server that is away is told of once
 
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as Markdown
