@@ -85,6 +85,8 @@ def train(config: Config, job: Job) -> Outcome:
                 record.tags({f"thaw.{each.name}": mark})
                 batches = partial(kept.training_batches, cut, images, batch_size, seed, views)
                 validation = partial(kept.evaluation_batches, cut, dataset.validation, batch_size)
+                for part in ("train", "validation"):  # with the store's permissions, which TensorFlow would not give
+                    (place / "tensorboard" / part).mkdir(parents=True, exist_ok=True)
                 curves = TensorBoard(place / "tensorboard", write_graph=False)
                 callbacks = [recording.Epochs(record, each), epochs, curves]
                 folder = job.stage(config, place, mark)

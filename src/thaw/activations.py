@@ -19,7 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from filelock import ReadWriteLock, Timeout
+from filelock import Timeout
 
 from thaw import config, durable, pipeline, progress, signature
 from thaw.data import Split
@@ -144,7 +144,7 @@ class Activations:
         self, name: str, what: str, images: int, width: int, dtype: str, computed: Callable[[], Iterator[tuple]]
     ) -> list[np.ndarray] | None:
         """The arrays of that name, computed first if they are not there; None if there is no room."""
-        lock = ReadWriteLock(self.folder / "locks" / f"{name}.db")
+        lock = durable.read_write_lock(self.folder / "locks" / f"{name}.db")
         while True:
             lock.acquire_read()
             arrays = self._open(name)
@@ -306,7 +306,7 @@ class Activations:
         for _, taken, entry in sorted(entries):
             if total <= self.settings.max_gigabytes:
                 break
-            lock = ReadWriteLock(self.folder / "locks" / f"{entry.stem}.db")
+            lock = durable.read_write_lock(self.folder / "locks" / f"{entry.stem}.db")
             try:
                 with lock.write_lock(blocking=False):
                     shutil.rmtree(entry)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, ReadWriteLock, Timeout
 
 
 @contextlib.contextmanager
@@ -99,6 +99,12 @@ def _allocate(file: IO[bytes]) -> None:
     except AttributeError:  # macOS has none
         while file.tell() < size:
             file.write(bytes(min(1 << 20, size - file.tell())))
+
+
+def read_write_lock(path: Path) -> ReadWriteLock:
+    """A lock that many hold to read or one to write, for everybody who may write to its folder."""
+    path.touch()  # else it would be its maker's alone
+    return ReadWriteLock(path)
 
 
 def set_aside(path: Path) -> None:

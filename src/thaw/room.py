@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import ReadWriteLock, Timeout
+from filelock import Timeout
 
 from thaw import durable, journal, workspace
 from thaw.cli import terminal
@@ -66,7 +66,7 @@ def _unused(folder: Path, since: int | None) -> Iterator[int]:
     for entry in sorted(folder.glob("*")):
         if entry.name == "locks":
             continue
-        lock = ReadWriteLock(folder / "locks" / f"{entry.stem}.db")
+        lock = durable.read_write_lock(folder / "locks" / f"{entry.stem}.db")
         try:
             with lock.write_lock(blocking=False):
                 if since is None or entry.stat().st_mtime * 1000 < since:

@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -44,6 +46,10 @@ BEST_FIRST, SIMPLEST_FIRST = "metrics.`kept_val_accuracy` DESC", "metrics.`train
 MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow's pages for language models
 CODE_WIDTH = 60  # columns of a command in a description; wider ones push the values of a run out of sight
 DATABASE = "mlflow.db"  # of a store that has its own
+LOCATIONS = (  # the columns of MLflow's tables that say where files are
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 PATIENCE = 120  # seconds for another process that makes a database or an experiment
@@ -145,6 +151,8 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
     try:
         if scheme[1] == "sqlite":
             _make(sqlite.file(uri), artifacts, own=not given)
+            if not given:
+                _follow(sqlite.file(uri), artifacts)
         # Processes that meet a fresh database of a server together would leave it unusable.
         with _lock(store.root, uri) if local and scheme[1] != "sqlite" else contextlib.nullcontext():
             store.client.search_experiments(max_results=1)
@@ -251,8 +259,42 @@ def _make(path: Path, artifacts: str, own: bool) -> None:
         new = path.with_name(f"new-{path.name}")
         for leftover in (new, path.with_name(f"{new.name}-journal")):
             leftover.unlink(missing_ok=True)
+        new.touch()  # SQLite would leave the group no right to write
         SqlAlchemyStore(sqlite.address(new), artifacts).engine.dispose()
         durable.place(new, path)
+
+
+def _follow(path: Path, artifacts: str) -> None:
+    """Have the records of a store that was moved or copied name its files where they lie now.
+
+    Args:
+        path: of the store's own database.
+        artifacts: where the files are, as an address. Those of MLflow's first experiment say where they were.
+    """
+    with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+        found = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
+        before = found[0].removesuffix("/0") if found else artifacts
+        if before == artifacts or _is_same(before, artifacts):
+            return
+        with contextlib.suppress(sqlite3.OperationalError), database:  # who only reads cannot mend it
+            for table, column in LOCATIONS:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (artifacts, len(before) + 1, len(before) + 1, f"{before}/"),
+                )
+                database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (artifacts, before))
+            print(f"The store was moved from {_folder(before).parent}; its records name {path.parent} now", flush=True)
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two addresses of folders name one, as with a disk that is mounted twice."""
+    with contextlib.suppress(OSError):
+        return os.path.samefile(_folder(one), _folder(other))
+    return False
+
+
+def _folder(address: str) -> Path:
+    return Path(url2pathname(urlsplit(address).path))
 
 
 def _is_made(path: Path, own: bool) -> bool:
