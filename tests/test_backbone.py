@@ -1,7 +1,8 @@
 import keras
 import numpy as np
 import pytest
-from conftest import REAL
+from conftest import REAL, ROOT
+from omegaconf import OmegaConf
 
 from thaw import backbone, downloads
 from thaw.config import Backbone, Weights
@@ -45,6 +46,26 @@ def test_weights_come_from_a_file(tmp_path):
     assert loaded.weights == "file"
     for one, other in zip(given.model.get_weights(), loaded.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+OURS = [OmegaConf.load(path) for path in sorted((ROOT / "conf" / "backbone").glob("*.yaml")) if path.stem != "keras"]
+
+
+@pytest.mark.parametrize("network", OURS, ids=lambda each: each.name)
+def test_the_file_of_imagenet_gives_the_features_of_imagenet(tmp_path, monkeypatch, network):
+    network = Backbone(**network)
+    path, size = tmp_path / "made.weights.h5", network.smallest_size
+    _, constructor = backbone.application(network.name)
+    constructor(weights=None, include_top=False, input_shape=(size, size, 3)).save_weights(path)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(path))
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    features = {}
+    for source in ("imagenet", "file"):
+        loaded = backbone.load(network, Weights(source=source, path=str(path)), size, 0, [])
+        features[source] = loaded.model(loaded.preprocess(pixels.copy()), training=False).numpy()
+        assert loaded.weights == source
+    assert features["imagenet"].std() > 0
+    np.testing.assert_array_equal(features["file"], features["imagenet"])
 
 
 def test_weights_that_do_not_exist_or_do_not_fit_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 from thaw import config, downloads, progress
 from thaw.config import nearest
 from thaw.errors import ThawError
+
+DEVIATIONS = (0.229, 0.224, 0.225)  # of ImageNet's red, green and blue, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def load(
     except ValueError as error:
         raise ThawError(f"{backbone.name} cannot be built so: {' '.join(str(error).split())}") from error
     if source == "file":
+        model = _as_for_imagenet(model)
         _read_file(model, weights.path)
     if source == "random":
         _set_statistics(model, (module.preprocess_input(batch.copy()) for batch in images))
@@ -130,6 +134,24 @@ def _warn(reason: str) -> None:
         f"WARNING: ImageNet weights cannot be downloaded ({reason}); networks start from RANDOM weights, and their "
         "results say nothing about pretrained ones."
     )
+
+
+def _as_for_imagenet(model: keras.Model) -> keras.Model:
+    """The graph that Keras builds for its ImageNet weights, whose files say nothing of it.
+
+    Only EfficientNet's differs: Keras divides by the square root of ImageNet's standard deviations once more
+    (tensorflow/tensorflow#49930).
+    """
+    if not re.fullmatch(r"efficientnetb\d", model.name):
+        return model
+
+    def called(layer, inputs, *arguments, **options):
+        outputs = layer(inputs, *arguments, **options)
+        if isinstance(layer, keras.layers.Normalization):
+            outputs = keras.layers.Rescaling([deviation**-0.5 for deviation in DEVIATIONS])(outputs)
+        return outputs
+
+    return keras.models.clone_model(model, call_function=called)
 
 
 def _read_file(model: keras.Model, path: str | None) -> None:
