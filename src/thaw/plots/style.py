@@ -1,10 +1,14 @@
 """One style for all figures: one text size, colours that people with any colour vision tell apart, PNG and SVG."""
 
+import contextlib
 import io
+import logging
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +17,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from rich.cells import cell_len, set_cell_size
+
+from thaw import progress
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # that a font has no regular weight is no news
 
 # Okabe and Ito's colours, without the yellow that is lost on white and the black that is lost on dark pages.
 NAMES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A7A7A")
@@ -24,9 +34,28 @@ SIZE = 9.0  # points, of all text
 WIDTH, HEIGHT = 5.2, 3.4  # inches of a figure; at 72 points an inch it fits a telephone
 ROW = 0.18  # inches of a row in a legend
 LONGEST = 22  # characters of a class's name in a figure
+FALLBACKS = (  # for scripts that DejaVu Sans lacks, as Linux, macOS and Windows call theirs
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic",
+    "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil",
+    "Noto Sans Thai", "Noto Sans Ethiopic", "Nirmala UI", "Leelawadee UI", "Ebrima",
+)  # fmt: skip
+
+
+def _installed() -> list[str]:
+    """The fallbacks that there are; also those that were installed after Matplotlib wrote its list of fonts."""
+    fonts = font_manager.fontManager
+    listed = {font.fname for font in fonts.ttflist}
+    for path in sorted(set(font_manager.findSystemFonts()) - listed):
+        with contextlib.suppress(Exception):  # what is no font that Matplotlib reads
+            fonts.addfont(path)
+    names = set(fonts.get_font_names())
+    return [name for name in FALLBACKS if name in names]
+
+
 STYLE = {
     "font.size": SIZE,
-    "font.family": ["DejaVu Sans"],
+    "font.family": ["DejaVu Sans", *_installed()],
     "axes.titlesize": SIZE,
     "axes.labelsize": SIZE,
     "xtick.labelsize": SIZE,
@@ -58,15 +87,37 @@ def figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, plt.Ax
 
 def save(drawn: Figure, path: Path) -> None:
     """Write a PNG, or what else the name ends in, and close the figure."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), _glyphs():
         drawn.savefig(path, facecolor="white")
     plt.close(drawn)
+
+
+@contextlib.contextmanager
+def _glyphs() -> Iterator[None]:
+    """Within it, signs that no font has are one sentence in a process, where Matplotlib warns of each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    missing = [each for each in caught if "missing from font" in str(each.message)]
+    for each in caught:
+        if each not in missing:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if missing:
+        _say_what_is_missing()
+
+
+@cache
+def _say_what_is_missing() -> None:
+    progress.reporter().announce(
+        "Some names have signs that no installed font has, and are drawn as boxes; install a font for them, such as "
+        "Debian's fonts-noto-cjk"
+    )
 
 
 def svg(drawn: Figure) -> str:
     """The figure as SVG for a page: one unit is one CSS pixel, text has the colour of the page's. Closes the figure."""
     written = io.StringIO()
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), _glyphs():
         drawn.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     width = drawn.get_size_inches()[0] * 72
     plt.close(drawn)
@@ -91,7 +142,7 @@ def legend_below(drawn: Figure, axis: plt.Axes, title: str | None = None) -> Non
     handles, labels = axis.get_legend_handles_labels()
     if not labels:
         return
-    labels = [textwrap.fill(label, 48) for label in labels]
+    labels = [textwrap.fill(short(label, 144), 48) for label in labels]
     widest = max(len(line) for label in labels for line in label.splitlines())
     width, height = drawn.get_size_inches()
     columns = max(1, min(len(labels), int(11 * width / (widest + 6))))
@@ -100,8 +151,8 @@ def legend_below(drawn: Figure, axis: plt.Axes, title: str | None = None) -> Non
 
 
 def short(name: str, longest: int = LONGEST) -> str:
-    """A name, or its beginning where it is long."""
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+    """A name, or its beginning where it is long; signs as wide as Chinese ones count twice."""
+    return name if cell_len(name) <= longest else f"{set_cell_size(name, longest - 1).rstrip()}…"
 
 
 def _is_number(text: str) -> bool:

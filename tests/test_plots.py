@@ -1,0 +1,47 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from thaw import progress
+from thaw.plots import style, training
+
+
+class Told(progress.Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def announce(self, line):
+        self.lines.append(line)
+
+
+def test_signs_that_no_font_has_are_one_sentence(tmp_path):
+    told = Told()
+    style._say_what_is_missing.cache_clear()
+    with warnings.catch_warnings(), progress.reporting_to(told):
+        warnings.simplefilter("error")
+        for number in range(2):  # Egyptian hieroglyphs, for which hardly anybody has a font
+            drawn = training.confusion_matrix(np.eye(2, dtype=int), ("\N{EGYPTIAN HIEROGLYPH A001}", "cat"))
+            style.save(drawn, tmp_path / f"{number}.png")
+            style.svg(training.confusion_matrix(np.eye(2, dtype=int), ("\N{EGYPTIAN HIEROGLYPH A001}", "cat")))
+    assert len(told.lines) == 1
+    assert "are drawn as boxes; install a font for them" in told.lines[0]
+
+
+def test_other_warnings_still_come(tmp_path):
+    with pytest.warns(UserWarning, match="mine"), style._glyphs():
+        warnings.warn("mine", stacklevel=1)
+
+
+def test_fonts_that_are_there_are_used(monkeypatch):
+    there = style.font_manager.fontManager.get_font_names()
+    monkeypatch.setattr(style, "FALLBACKS", ("No Such Font", there[0], there[1]))
+    assert style._installed() == there[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("cat", "cat"), ("x" * 300, "x" * 21 + "…"), ("苹" * 300, "苹" * 10 + "…"), ("苹" * 11, "苹" * 11)],
+)
+def test_long_names_are_shortened_by_their_width(name, shown):
+    assert style.short(name) == shown
