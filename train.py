@@ -45,7 +45,7 @@ def train(config: Config, job: Job) -> Outcome:
         shown.announce(f"Device: {device}")
     from keras.callbacks import TensorBoard
 
-    from thaw import backbone, evaluation, network, pipeline, recording, stage
+    from thaw import backbone, evaluation, memory, network, pipeline, recording, stage
     from thaw.activations import Activations
     from thaw.runs.progress import EpochProgress
 
@@ -58,7 +58,9 @@ def train(config: Config, job: Job) -> Outcome:
     # Backbone
     shown.phase(f"loading {config.backbone.name}")
     sample = pipeline.sample(training[stages[0].name], size)
-    base = backbone.load(config.backbone, config.weights, size, config.seed, sample)
+    most = max(map(len, training.values()))
+    fits = partial(memory.check, config=config, classes=len(dataset.class_names), images=most)
+    base = backbone.load(config.backbone, config.weights, size, config.seed, sample, fits)
     epochs = EpochProgress(shown, stages)
     place = job.place(config, store, signature.of_run(config, dataset, base.weights))
     with durable.claimed(place, partial(shown.say, "Another process trains this run; waiting for it.")):

@@ -38,7 +38,12 @@ class Backbone:
 
 
 def load(
-    backbone: config.Backbone, weights: config.Weights, size: int, seed: int, images: Iterable[np.ndarray]
+    backbone: config.Backbone,
+    weights: config.Weights,
+    size: int,
+    seed: int,
+    images: Iterable[np.ndarray],
+    check: Callable[[keras.Model], None] = lambda model: None,
 ) -> Backbone:
     """Build the backbone and give it its weights.
 
@@ -49,6 +54,7 @@ def load(
         seed: of random weights.
         images: batches of training images, float32 (batch, size, size, 3) in [0, 255]; random weights take their
             batch-norm statistics from them, other weights leave them alone.
+        check: refuses a network that cannot be trained, before anything is computed with it.
 
     Raises:
         ThawError: there is no such network, or its weights cannot be had or do not fit.
@@ -70,6 +76,7 @@ def load(
             model = constructor(weights=None, **arguments)
     except ValueError as error:
         raise ThawError(f"{backbone.name} cannot be built so: {' '.join(str(error).split())}") from error
+    check(model)
     if source == "file":
         model = _as_for_imagenet(model)
         _read_file(model, weights.path)

@@ -33,6 +33,8 @@ def sentence(error: BaseException) -> str | None:
     # HDF5, SQLite and TensorFlow each report a full disk in their own exception.
     if re.search(r"No space left on device|errno = 28\b|disk is full|Disk quota exceeded", text):
         return "The disk is full; make room and give the same command again"
+    if isinstance(error, MemoryError) or re.search(r"OOM when allocating|failed to allocate|std::bad_alloc", text):
+        return "There is not enough memory; give a smaller training.batch_size or dataset.image_size"
     # A place that was given and cannot be had; that a file is not there may be a defect of ours.
     if isinstance(error, OSError) and error.filename and error.errno in UNUSABLE:
         return redact(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); give another place or mend it")

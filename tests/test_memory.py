@@ -1,0 +1,62 @@
+import keras
+import pytest
+
+from thaw import memory
+from thaw.errors import sentence
+
+
+@pytest.fixture(scope="module")
+def model():
+    return keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(64, 64, 3))
+
+
+def test_the_estimate_counts_what_there_is(model, composed):
+    config = composed("dataset.image_size=64", "training.batch_size=16", "training.head.optimizer=sgd",
+                      "training.finetune.optimizer=adam", "unfreeze=all")  # fmt: skip
+    parts = memory.estimate(model, config, classes=10, images=1000)
+    head = 256 * 10
+    assert parts["weights"] == 4 * (model.count_params() + head)
+    assert parts["gradients and optimizer"] == 4 * 3 * (model.count_params() + head)
+    assert parts["images"] == 4 * 5 * 16 * 64 * 64 * 3
+    few = memory.estimate(model, config, classes=10, images=8)
+    assert few["images"] == parts["images"] / 2
+
+
+def test_a_flattened_head_counts_every_place(model, composed):
+    config = composed("dataset.image_size=64", "head.pooling=flatten", "head.hidden=100")
+    parts = memory.estimate(model, config, classes=10, images=1000)
+    assert parts["weights"] == 4 * (model.count_params() + 2 * 2 * 256 * 100 + 100 * 10)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset.image_size=4096"],
+        ["dataset.image_size=512", "training.batch_size=4096", "unfreeze=all"],
+        ["dataset.image_size=512", "head.pooling=flatten", "head.hidden=65536"],
+    ],
+)
+def test_what_cannot_fit_is_refused_with_the_sum_before_anything_is_computed(command, monkeypatch, overrides):
+    monkeypatch.setattr(memory, "available", lambda: 4_000_000_000)
+    tiny = ["backbone=keras", "backbone.name=MobileNet", "backbone.alpha=0.25", "weights=random"]
+    status, out, err = command(*tiny, *overrides)
+    assert status == 1
+    assert "MobileNet on images of" in err
+    assert "GB of memory or more (" in err
+    assert "and this machine has 4.0 GB; give a smaller dataset.image_size" in err
+    assert "statistics" not in out
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    whole = memory.available()
+    (tmp_path / "limit").write_text("1000000\n")
+    (tmp_path / "none").write_text("max\n")
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "none", tmp_path / "absent"))
+    assert memory.available() >= whole
+    monkeypatch.setattr(memory, "LIMITS", (tmp_path / "limit",))
+    assert memory.available() == 1_000_000
+
+
+def test_memory_that_ran_out_is_a_sentence():
+    assert sentence(MemoryError()).startswith("There is not enough memory; give a smaller training.batch_size")
+    assert sentence(RuntimeError("OOM when allocating tensor with shape[8]")).startswith("There is not enough memory")
