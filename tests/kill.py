@@ -1,13 +1,18 @@
-"""Gives one command again and again, each time killed at a moment drawn at random, until it ends by itself.
+"""Gives one command again and again, each time killed at another moment, until it ends by itself.
 
-Every try is a fork of a process that has imported everything, so that a kill costs seconds. It dies before or after one
-of the calls below, or after a time, whatever it does then.
+The moments are drawn at random, or are every place where something is flushed to disk or gets its name. Every try is a
+fork of a process that has imported everything, so that a kill costs seconds. It dies before or after one of the calls
+below, or after a time, whatever it does then.
 """
 
 import os
 import random
 import signal
 import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import keras
 import mlflow.tensorflow
@@ -31,34 +36,74 @@ PLACES = {
 }
 
 
-def main(whole: str, killed: str, kills: int, seed: int, arguments: list[str]) -> None:
+def main(whole: str, killed: str, kills: str, seed: int, arguments: list[str]) -> None:
     """Give the command once in the store `whole`, and in the store `killed` until it has ended, after so many kills."""
-    if attempt([*arguments, f"store={whole}"], "a time", 10**6, False):
+    if attempt([*arguments, f"store={whole}"], partial(_die_after, 10**6)):
         sys.exit("it does not even end if it is not killed")
+    if kills == "every":
+        sys.exit(_killed_everywhere([*arguments, f"store={killed}"], Path(f"{killed}.txt")))
+    sys.exit(_killed_at_random([*arguments, f"store={killed}"], int(kills), seed))
+
+
+def _killed_at_random(arguments: list[str], kills: int, seed: int) -> int:
     draw = random.Random(seed)
     done = 0
     while True:
         place, after = draw.choice(list(PLACES)), draw.random() < 0.5
         call = draw.randint(1, PLACES[place][2]) if done < kills else 10**6
-        status = attempt([*arguments, f"store={killed}"], place, call, after)
-        if os.WIFSIGNALED(status):
-            done += 1
-            print(f"killed {'after' if after else 'before'} {place}, {call}", flush=True)
-        else:
-            sys.exit(os.WEXITSTATUS(status))
+        dies = partial(_die_after, call) if place == "a time" else partial(_die_at, *PLACES[place][:2], call, after)
+        status = attempt(arguments, dies)
+        if not os.WIFSIGNALED(status):
+            return os.WEXITSTATUS(status)
+        done += 1
+        print(f"killed {'after' if after else 'before'} {place}, {call}", flush=True)
 
 
-def attempt(arguments: list[str], place: str, call: int, after: bool) -> int:
-    """The wait status of one try that dies at that call of that place, or after so many halves of a second."""
+def _killed_everywhere(arguments: list[str], known: Path) -> int:
+    """Die once before and once after each place that calls `os.fsync` or `os.replace`; `known` has those that were."""
+    known.touch()
+    while os.WIFSIGNALED(status := attempt(arguments, partial(_die_at_another, known))):
+        print(f"killed {known.read_text().splitlines()[-1]}", flush=True)
+    return os.WEXITSTATUS(status)
+
+
+def _die_at_another(known: Path) -> None:
+    places = set(known.read_text().splitlines())
+
+    def die(place: str) -> None:
+        if place not in places:
+            with known.open("a") as file:
+                file.write(f"{place}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrapped(original):
+        def call(*positional, **named):
+            frames = [each for each in traceback.extract_stack() if "/src/thaw/" in each.filename]
+            helping = [f"{each.name}:{each.lineno}" for each in frames if Path(each.filename).stem == "durable"]
+            asking = [f"{Path(each.filename).stem}.{each.name}" for each in frames if each.name not in dir(durable)]
+            way = f"{'/'.join(helping[-2:])} for {'/'.join(asking[-2:])}"
+            die(f"before {original.__name__} in {way}")
+            result = original(*positional, **named)
+            die(f"after {original.__name__} in {way}")
+            return result
+
+        return call
+
+    os.fsync, os.replace = wrapped(os.fsync), wrapped(os.replace)
+
+
+def attempt(arguments: list[str], dies: Callable[[], None]) -> int:
+    """The wait status of one try; `dies` arranges for its death."""
     process = os.fork()
     if process == 0:
-        if place == "a time":
-            signal.setitimer(signal.ITIMER_REAL, call / 2)  # nobody handles this signal: it ends the process
-        else:
-            _die_at(*PLACES[place][:2], call, after)
+        dies()
         sys.argv = [str(ROOT / "train.py"), *arguments]
         os._exit(train.main())
     return os.waitpid(process, 0)[1]
+
+
+def _die_after(halves: int) -> None:
+    signal.setitimer(signal.ITIMER_REAL, halves / 2)  # seconds; nobody handles this signal: it ends the process
 
 
 def _die_at(owner, name: str, call: int, after: bool) -> None:
@@ -77,4 +122,4 @@ def _die_at(owner, name: str, call: int, after: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5:])

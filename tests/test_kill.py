@@ -98,6 +98,14 @@ def test_a_sweep_that_is_killed_comes_to_the_same(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sweep_that_is_killed_wherever_it_writes_comes_to_the_same(tmp_path):
+    assert killed_over_and_over(tmp_path, "every", 0) >= 30
+    places = (tmp_path / "killed.txt").read_text()
+    for module in ("tracking", "journal", "checkpoints", "activations", "delivery", "sweep"):
+        assert f"{module}." in places
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_sweep_that_is_killed_at_many_moments_comes_to_the_same(tmp_path, seed):
     """With what was drawn for these seeds, more than twenty kills in all."""

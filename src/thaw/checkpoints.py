@@ -47,6 +47,7 @@ def finished(model: keras.Model, folder: Path) -> Trained | None:
         return None
     content = durable.read_json(folder / DONE)
     if content and content.pop("sha256", None) == durable.digest(folder / KEPT):
+        _tidy(folder)
         _weights(model).load_weights(folder / KEPT)
         return Trained(**content)
     _set_aside(folder, DONE, KEPT)
@@ -91,9 +92,14 @@ def finish(model: keras.Model, folder: Path, history: list[dict[str, float]], by
         _weights(model).save_weights(partial)
     trained = Trained(history, kept, sum(epoch["epoch_seconds"] for epoch in history), by)
     durable.write_json(folder / DONE, {**asdict(trained), "sha256": durable.digest(folder / KEPT)})
+    _tidy(folder)
+    return trained
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only resuming needs from a finished stage; a kill may have come before."""
     for leftover in (folder / STATE, *folder.glob(BEST.format("*")), *folder.glob("new-*")):
         leftover.unlink(missing_ok=True)
-    return trained
 
 
 class Best(keras.callbacks.ModelCheckpoint):

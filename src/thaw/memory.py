@@ -33,12 +33,13 @@ def check(model: keras.Model, config: Config, classes: int, images: int) -> None
     if tf.config.list_physical_devices("GPU"):  # whose own memory counts, and whose allocator says what it lacks
         return
     parts = estimate(model, config, classes, images)
-    if sum(parts.values()) > available():
+    needed, there = sum(parts.values()) / 1e9, available() / 1e9
+    if needed > there:
+        batches = f"images of {config.image_size} px in batches of {config.training.batch_size}"
         told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size > 5e7)
         raise ThawError(
-            f"{config.backbone.name} on images of {config.image_size} px in batches of {config.training.batch_size} needs "
-            f"{sum(parts.values()) / 1e9:.1f} GB of memory or more ({told}), and this machine has "
-            f"{available() / 1e9:.1f} GB; give a smaller dataset.image_size, training.batch_size, unfreeze or head"
+            f"{config.backbone.name} on {batches} needs {needed:.1f} GB of memory or more ({told}), and this machine "
+            f"has {there:.1f} GB; give a smaller dataset.image_size, training.batch_size, unfreeze or head"
         )
 
 
