@@ -1,6 +1,58 @@
 import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as values
+from omegaconf import OmegaConf
 
+from thaw import composition
+from thaw.config import Config, check, keys
 from thaw.errors import ThawError
+
+ANYTHING = values.recursive(
+    values.one_of(
+        values.none(), values.booleans(), values.integers(), values.floats(), values.text(),
+        values.integers(-(10**30), 10**30),
+        values.sampled_from(["all", "", " ", "~", "~nobody/x", "a://b", "\0", "-1"]),
+    ),
+    lambda inner: values.lists(inner, max_size=2) | values.dictionaries(values.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Every key of the configuration and its value."""
+    composition.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_container(compose("config"), resolve=True)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(values.data())
+def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(whole, data):
+    key = data.draw(values.sampled_from(keys(whole)))
+    value = data.draw(ANYTHING)
+    changed = OmegaConf.create(whole)
+    said = ""
+    try:
+        OmegaConf.update(changed, key, value, merge=False)
+        assert isinstance(check(changed), Config)
+    except ThawError as refusal:
+        said = str(refusal)
+    assert "\n" not in said
+    assert len(said) < 1500
+
+
+def test_every_number_has_an_upper_end(whole):
+    for key in keys(whole):
+        if type(OmegaConf.select(OmegaConf.create(whole), key)) not in (int, float):
+            continue
+        for value in (10**30, 1e300, float("inf"), float("nan")):
+            changed = OmegaConf.create(whole)
+            OmegaConf.update(changed, key, value)
+            with pytest.raises(ThawError, match=f"{key}="):
+                check(changed)
 
 
 @pytest.mark.parametrize(("override", "value"), [("0", 0), ("20", 20), ("137", 137), ("all", "all")])

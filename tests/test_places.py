@@ -1,9 +1,12 @@
 """A run, a comparison and a prediction where every path and name has signs that mean something to somebody."""
 
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from PIL import Image
 
 ODD = ["two words 50%41", "#1 it's", "苹果 [/b]", "{x}: :cat:", "why? a=b~", '"quoted" & $(x) \\']
@@ -48,3 +51,41 @@ def test_odd_paths_and_names_are_like_any_others(command, pictures, tmp_path, mo
     assert out.startswith(f"{picture}: ")
     assert f"Drawn: {drawn}" in err
     assert Image.open(drawn).size[0] > 300
+
+
+def test_a_checkout_may_lie_anywhere(tmp_path):
+    """The code, its configuration and its default store below a path with odd signs."""
+    root = tmp_path / "a b%41 #'[x] 苹果? {y}"
+    root.mkdir()
+    for name in ("src", "conf", "experiments", "train.py"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
+    environment = os.environ | {"PYTHONPATH": str(root / "src")}
+    ran = subprocess.run(
+        [sys.executable, root / "train.py", "-m", *TINY, "seed=0,1"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (root / "mlruns" / "mlflow.db").is_file()
+    assert [each.name for each in tmp_path.iterdir()] == [root.name]
+
+
+def test_a_path_means_the_same_however_it_is_spelled_and_from_anywhere(
+    command, pictures, tmp_path, monkeypatch, capsys
+):
+    import predict
+
+    root = pictures({"cat": 6, "dog": 6})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    own = ["-m", *[each for each in TINY if each != "tracking.model=false"], "dataset=folder", "weights=random"]
+    for spelled in ("pictures", "./elsewhere/../pictures", str(root), "link"):
+        status, out, err = command(*own, f"dataset.path={spelled}", "tracking.experiment=x", "seed=0,1")
+        assert status == 0, out + err
+        assert out.count("finished before") == (0 if spelled == "pictures" else 2)
+    assert len(list((tmp_path / "mlruns" / "sweeps").iterdir())) == 1
+    assert len(list((tmp_path / "mlruns" / "runs").iterdir())) == 2
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--worst", "2", "--store", str(tmp_path / "mlruns")])
+    assert predict.main() == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 2

@@ -14,9 +14,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from thaw.errors import ThawError
-from thaw.names import trimmed
+from thaw.names import plain, trimmed
 
 PIXELS = 4096  # of a side: more than any backbone was ever trained on
+LONGEST = 100  # signs of a wrong value that are repeated
 MANY = 1_000_000  # epochs, layers, images a class: more than anybody waits for
 
 
@@ -295,7 +296,7 @@ def check(composed: DictConfig) -> Config:
         details = error.errors()
         if any(detail["loc"] == ("fraction",) for detail in details):  # the stages only repeat it
             details = [detail for detail in details if detail["loc"][-1] != "fraction" or len(detail["loc"]) == 1]
-        sentences = dict.fromkeys(_sentence(detail, values) for detail in details)
+        sentences = dict.fromkeys(plain(_sentence(detail, values)) for detail in details)
         raise ThawError("; ".join(sentences)) from error
 
 
@@ -334,8 +335,10 @@ def _sentence(detail: dict, values: dict) -> str:
         return f"{'.'.join(map(str, detail['loc']))} is missing from the configuration"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
+    received = str(detail["input"])
+    received = f"{received[:LONGEST]}…" if len(received) > LONGEST else received
     if place == "unfreeze":
-        return f"unfreeze={detail['input']} is not allowed; give a number of layers from 0 to {MANY}, or all"
+        return f"unfreeze={received} is not allowed; give a number of layers from 0 to {MANY}, or all"
     if place.endswith("fraction"):
-        return f"{place}={detail['input']} is not allowed; give a per cent above 0 and up to 100"
-    return f"{place}={detail['input']} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+        return f"{place}={received} is not allowed; give a per cent above 0 and up to 100"
+    return f"{place}={received} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
