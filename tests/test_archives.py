@@ -101,7 +101,7 @@ LINKS = {
 def test_links_and_devices_are_refused(unpack, tmp_path, kind):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").write_text("mine")
-    with pytest.raises(ThawError, match="is a link or a device, and files and folders are taken"):
+    with pytest.raises(ThawError, match="is a link or a device; only regular files and folders are extracted"):
         unpack(LINKS[kind])
     assert (tmp_path / "outside/file").read_text() == "mine"
     assert not [each for each in tmp_path.rglob("*") if each.is_symlink()]
@@ -123,7 +123,7 @@ def test_names_outside_are_refused(unpack, tmp_path, name, kind):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
         opened.writestr(name, "x")
-    with pytest.raises(ThawError, match="which lies outside of its folder; do not use it"):
+    with pytest.raises(ThawError, match="outside of its folder; do not use it"):
         unpack(file.getvalue() if kind == "zip" else tar(entry(name, content=b"x")))
     assert not list(tmp_path.rglob("x"))
 
@@ -132,7 +132,9 @@ def test_a_bomb_of_bytes_is_refused_before_it_fills_the_disk(unpack, tmp_path, m
     monkeypatch.setattr(archives, "BYTES", 1_000_000)
     monkeypatch.setattr(archives, "BLOCK", 10_000)
     for content in (tar(entry("a", content=bytes(20_000_000))), _deflated(20_000_000)):
-        with pytest.raises(ThawError, match="it has .* bytes, of which more than .* bytes or .* files would come"):
+        with pytest.raises(
+            ThawError, match="it looks like a decompression bomb: .* bytes expand to more than .* bytes or .* files"
+        ):
             unpack(content)
         assert sum(each.stat().st_size for each in (tmp_path / "content").rglob("*")) < 7_000_000
         (tmp_path / "content" / "a").unlink()
@@ -148,7 +150,7 @@ def _deflated(size):
 
 def test_a_bomb_of_files_is_refused(unpack, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "FILES", 10)
-    with pytest.raises(ThawError, match="files would come"):
+    with pytest.raises(ThawError, match="decompression bomb"):
         unpack(tar(*(entry(f"{number}", content=b"") for number in range(3000))))
     assert len(list((tmp_path / "content").iterdir())) < 500
 

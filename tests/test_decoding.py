@@ -96,8 +96,8 @@ def test_a_picture_for_which_there_is_no_decoder_says_what_brings_one(tmp_path, 
     monkeypatch.setattr(decoding, "ENDINGS", decoding.ENDINGS - decoding.HEIC)
     monkeypatch.setattr(decoding, "FORMATS", [each for each in decoding.FORMATS if each != "HEIF"])
     (tmp_path / "a.heic").write_bytes(encoded(GREY, "HEIF"))
-    assert decoding.unreadable(tmp_path / "a.heic") == "is a HEIC picture, which pip install -e '.[heic]' reads"
-    with pytest.raises(ThawError, match="a.heic is a HEIC picture, which pip install"):
+    assert decoding.unreadable(tmp_path / "a.heic") == "is a HEIC image; to read it: pip install -e '.[heic]'"
+    with pytest.raises(ThawError, match="a.heic is a HEIC image; to read it: pip install"):
         decoding.read(tmp_path / "a.heic", 8)
 
 

@@ -42,8 +42,8 @@ def test_what_cannot_fit_is_refused_with_the_sum_before_anything_is_computed(com
     status, out, err = command(*tiny, *overrides)
     assert status == 1
     assert "MobileNet on images of" in err
-    assert "GB of memory or more (" in err
-    assert "and this machine has 4.0 GB; give a smaller dataset.image_size" in err
+    assert "GB of memory (" in err
+    assert "and this machine has 4.0 GB; reduce dataset.image_size" in err
     assert "statistics" not in out
 
 
@@ -58,5 +58,5 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
 
 
 def test_memory_that_ran_out_is_a_sentence():
-    assert sentence(MemoryError()).startswith("There is not enough memory; give a smaller training.batch_size")
-    assert sentence(RuntimeError("OOM when allocating tensor with shape[8]")).startswith("There is not enough memory")
+    assert sentence(MemoryError()).startswith("Out of memory; reduce training.batch_size")
+    assert sentence(RuntimeError("OOM when allocating tensor with shape[8]")).startswith("Out of memory")

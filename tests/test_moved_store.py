@@ -39,7 +39,7 @@ def test_a_store_that_was_moved_or_copied_is_as_good_as_before(made, command, tm
     monkeypatch.setattr(sys, "argv", ["compare.py", "--store", str(moved)])
     assert compare.main() == 0
     out = capsys.readouterr().out
-    assert f"The store was moved from {before}; its records name {moved} now\n" in out
+    assert f"The store was moved from {before} to {moved}; updated its artifact locations\n" in out
     assert out.endswith(expected)
     assert "not tested on the same images" not in out
 

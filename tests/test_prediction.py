@@ -138,7 +138,7 @@ def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, 
     monkeypatch.setattr(data, "load", changed)
     status, _, err = predict(*asked)
     assert status == 1
-    assert "has changed since the run, so that its images are others; ask about files" in err
+    assert "has changed since the run; ask about files instead" in err
 
 
 def test_pictures_of_every_ending_are_asked_about_and_what_nothing_reads_is_named(predict, photos):

@@ -166,7 +166,7 @@ class Activations:
                         self._clear(name)
                         if error.errno not in FULL:
                             raise
-                        self.lack = f"the disk has no room for {gigabytes:.3g} GB"
+                        self.lack = f"the disk is full ({gigabytes:.3g} GB needed)"
                         return None
 
     def _computed(self, cut: Cut, split: Split, views: Views, number: int | None) -> Iterator[tuple]:

@@ -1,4 +1,4 @@
-"""Archives from strangers, unpacked: regular files and folders only, within their folder and within bounds."""
+"""Safe extraction of untrusted archives: regular files and folders only, inside one folder, within limits."""
 
 import lzma
 import tarfile
@@ -11,23 +11,23 @@ from typing import IO
 from thaw.errors import FULL, ThawError
 
 BLOCK = 1 << 20  # bytes that are copied at a time
-TIMES, BYTES = 200, 100_000_000  # what comes out may have 200 times the archive's bytes, and these
-APART, FILES = 50, 10_000  # of so many bytes of the archive one file may come out, and these
+TIMES, BYTES = 200, 100_000_000  # an archive may expand to 200 times its size plus 100 MB
+APART, FILES = 50, 10_000  # and to one file for each 50 bytes plus 10,000
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
 
-Member = tuple[str, IO[bytes] | None]  # its name, and what it holds; None for a folder
+Member = tuple[str, IO[bytes] | None]  # name and content; None for a folder
 
 
 def unpack(archive: Path, called: str, folder: Path) -> None:
-    """Unpack a zip or tar file. Modes, owners and times are not taken over.
+    """Extract a zip or tar file; modes, owners and times are ignored.
 
     Args:
         archive: the file.
-        called: what to call it in a sentence.
-        folder: is made.
+        called: its name in error messages.
+        folder: where to; created.
 
     Raises:
-        ThawError: it is damaged, holds links or devices, would write elsewhere, or is made to fill the disk.
+        ThawError: it is damaged, contains links or devices, would write outside `folder`, or is a decompression bomb.
         OSError: the disk is full.
     """
     size = archive.stat().st_size
@@ -37,7 +37,7 @@ def unpack(archive: Path, called: str, folder: Path) -> None:
         for name, content in _members(archive):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\0" in name:
-                raise ThawError(f"{called} would write {name}, which lies outside of its folder; do not use it")
+                raise ThawError(f"{called} would write {name} outside of its folder; do not use it")
             files_left -= 1
             if content is None:
                 (folder / path).mkdir(parents=True, exist_ok=True)
@@ -50,14 +50,14 @@ def unpack(archive: Path, called: str, folder: Path) -> None:
                         break
             if bytes_left < 0 or files_left < 0:
                 raise ThawError(
-                    f"{called} has {size} bytes, of which more than {BYTES + TIMES * size} bytes or "
-                    f"{FILES + size // APART} files would come; do not use it"
+                    f"{called} looks like a decompression bomb: {size} bytes expand to more than "
+                    f"{BYTES + TIMES * size} bytes or {FILES + size // APART} files; do not use it"
                 )
     except OSError as error:
         if error.errno in FULL:
             raise
         raise ThawError(f"{called} is no whole zip or tar file ({error}); check dataset.url") from error
-    except DAMAGED as error:  # RuntimeError is a zip file's with a password
+    except DAMAGED as error:  # RuntimeError: an encrypted zip file
         raise ThawError(f"{called} is no whole zip or tar file ({error}); check dataset.url") from error
 
 
@@ -70,7 +70,9 @@ def _of_zip(archive: Path) -> Iterator[Member]:
         for each in opened.infolist():
             kind = each.external_attr >> 28  # of Unix, where that wrote it
             if kind not in (0, 0o4, 0o10):
-                raise zipfile.BadZipFile(f"{each.filename} is a link or a device, and files and folders are taken")
+                raise zipfile.BadZipFile(
+                    f"{each.filename} is a link or a device; only regular files and folders are extracted"
+                )
             yield each.filename, None if each.is_dir() else opened.open(each)
 
 
@@ -78,9 +80,11 @@ def _of_tar(archive: Path) -> Iterator[Member]:
     with tarfile.open(archive) as opened:
         for each in opened:
             if not (each.isreg() or each.isdir()):
-                raise tarfile.TarError(f"{each.name} is a link or a device, and files and folders are taken")
+                raise tarfile.TarError(
+                    f"{each.name} is a link or a device; only regular files and folders are extracted"
+                )
             yield each.name, opened.extractfile(each) if each.isreg() else None
-            opened.members = []  # of which it would keep all
+            opened.members = []  # tarfile would keep every one
         _read_to_the_end(opened)
 
 

@@ -54,7 +54,7 @@ def load(
         seed: of random weights.
         images: batches of training images, float32 (batch, size, size, 3) in [0, 255]; random weights take their
             batch-norm statistics from them, other weights leave them alone.
-        check: refuses a network that cannot be trained, before anything is computed with it.
+        check: raises for a network that cannot be trained here, before anything is computed.
 
     Raises:
         ThawError: there is no such network, or its weights cannot be had or do not fit.
@@ -144,7 +144,7 @@ def _warn(reason: str) -> None:
 
 
 def _as_for_imagenet(model: keras.Model) -> keras.Model:
-    """The graph that Keras builds for its ImageNet weights, whose files say nothing of it.
+    """The graph that Keras builds for its ImageNet weights; the weight files do not tell.
 
     Only EfficientNet's differs: Keras divides by the square root of ImageNet's standard deviations once more
     (tensorflow/tensorflow#49930).

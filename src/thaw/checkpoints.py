@@ -97,7 +97,7 @@ def finish(model: keras.Model, folder: Path, history: list[dict[str, float]], by
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what only resuming needs from a finished stage; a kill may have come before."""
+    """Remove what only resuming needs; a kill may have prevented that before."""
     for leftover in (folder / STATE, *folder.glob(BEST.format("*")), *folder.glob("new-*")):
         leftover.unlink(missing_ok=True)
 
@@ -159,7 +159,7 @@ def _weights(model: keras.Model) -> keras.Model:
 
 
 def _bytes(model: keras.Model) -> int:
-    """What a file of its weights takes, or a little more; HDF5 may crash where the disk is full."""
+    """Upper bound of the size of a weights file; HDF5 may crash where the disk is full."""
     return 1_000_000 + sum(4096 + variable.numpy().nbytes for variable in model.variables)
 
 

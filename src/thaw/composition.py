@@ -113,7 +113,7 @@ def hand_on_credentials() -> None:
 
 @contextlib.contextmanager
 def printed_without_credentials() -> Iterator[None]:
-    """Within it, what `--cfg` and `--info` print of the configuration has no passwords."""
+    """Redact credentials in what `--cfg` and `--info` print."""
     if not any(each.startswith(("--cfg", "-c", "--info", "-i")) for each in sys.argv[1:]):
         yield
         return
@@ -126,9 +126,9 @@ def printed_without_credentials() -> Iterator[None]:
 
 
 def take_texts_as_typed() -> None:
-    """Quote paths, names, addresses and the question on the command line: Hydra would read numbers, lists or calls.
+    """Quote paths, names, URLs and the question on the command line, which Hydra might parse as numbers or lists.
 
-    Paths become whole ones, so that the recorded command means the same from any folder. Lists of values stay lists.
+    Paths become absolute, so that the recorded command works from any folder. Lists of values stay lists.
     """
     for number, argument in enumerate(sys.argv):
         key, given, value = argument.partition("=")
@@ -145,12 +145,12 @@ def take_texts_as_typed() -> None:
 
 
 def _is_one(value: str) -> bool:
-    """Whether Hydra sees neither a list of values nor a call that makes one."""
+    """Whether it is a single value to Hydra, neither a list nor a function call."""
     return "," not in value and not re.match(r"\w+\(", value)
 
 
 def _quoted(text: str) -> str:
-    """As Hydra reads it as that text and nothing else; in quotes only where it must."""
+    """Escaped for Hydra's grammar, in quotes only if needed."""
     if re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII) and text.lower() not in (
         "true",
         "false",

@@ -16,13 +16,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from thaw.errors import ThawError
 from thaw.names import plain, trimmed
 
-PIXELS = 4096  # of a side: more than any backbone was ever trained on
-LONGEST = 100  # signs of a wrong value that are repeated
-MANY = 1_000_000  # epochs, layers, images a class: more than anybody waits for
+PIXELS = 4096  # of a side; no backbone was trained on more
+LONGEST = 100  # characters of a wrong value that are quoted
+MANY = 1_000_000  # upper end of counts
 
 
 def _as_text(value: object) -> object:
-    """A number as the text that it was before YAML or Hydra read it: `2024` is a name, too."""
+    """A number as text: YAML and Hydra parse names such as `2024`."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -37,7 +37,7 @@ def _as_location(value: object) -> object:
 
 
 def whole(path: str) -> str:
-    """The path from the root, so that it means the same from any folder; addresses and unknown homes stay as given."""
+    """The absolute path; URLs and unknown home folders are returned unchanged."""
     path = os.path.expanduser(path)
     return path if path.startswith("~") or "://" in path else os.path.abspath(path)
 

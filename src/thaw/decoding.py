@@ -15,9 +15,9 @@ from thaw.errors import ThawError
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".webp"}
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]  # by content, whatever a file is called
 VERSION = f"2 Pillow {Image.__version__}"  # of what `trouble` finds
-HEIC = {".heic", ".heif", ".hif"}  # what telephones of Apple write
+HEIC = {".heic", ".heif", ".hif"}  # the format of Apple's phones
 OTHERS = HEIC | {".avif", ".tif", ".tiff", ".jp2", ".jxl", ".svg", ".psd", ".ico", ".tga", ".pgm", ".ppm", ".dng",
-                 ".cr2", ".cr3", ".nef", ".arw", ".raw"}  # pictures, but not for every installation  # fmt: skip
+                 ".cr2", ".cr3", ".nef", ".arw", ".raw"}  # image formats without a decoder here  # fmt: skip
 MEGAPIXELS = 100.0  # more is taken for a file made to fill the memory
 
 if features.check("avif"):
@@ -35,7 +35,7 @@ LARGE = threading.Lock()
 TINY = 128  # px of the longer side of a picture that is enlarged for people
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and comes from the configuration
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # colour profiles and notes may take megabytes
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # ICC profiles and text chunks may take megabytes
 
 
 def read(source: Path | np.ndarray, size: int, megapixels: float = math.inf) -> np.ndarray:
@@ -86,12 +86,12 @@ def photograph(source: Path | np.ndarray, longest: int) -> np.ndarray:
 
 
 def unreadable(path: Path) -> str:
-    """Why a file with that ending is not read; nothing if it may be an image."""
+    """Why files with that suffix are not read; empty if they are."""
     ending = path.suffix.lower()
     if ending in ENDINGS:
         return ""
     if ending in HEIC:
-        return "is a HEIC picture, which pip install -e '.[heic]' reads"
+        return "is a HEIC image; to read it: pip install -e '.[heic]'"
     return f"does not end in {', '.join(sorted(ENDINGS))}"
 
 
@@ -105,7 +105,7 @@ def trouble(content: bytes, megapixels: float) -> str:
             image.draft("RGB", (32, 32))
             with _alone(image):
                 image.load()
-            _turned(image.crop((0, 0, 1, 1)))  # every mode that converts does so for one pixel
+            _turned(image.crop((0, 0, 1, 1)))  # one pixel tells whether its mode converts
     except MemoryError:
         raise  # the machine's trouble, not the file's
     except Exception as error:
@@ -134,7 +134,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _alone(image: Image.Image) -> contextlib.AbstractContextManager:
-    """Large images are decoded one at a time, as each may take a gigabyte."""
+    """Decode large images one at a time, since each may take a gigabyte."""
     return LARGE if _millions(image) > MEGAPIXELS / 4 else contextlib.nullcontext()
 
 
@@ -145,7 +145,7 @@ def _turned(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # grey of 16 bit, of which `convert` would keep the dark end alone
         values = np.asarray(image)
         grey = np.empty(values.shape, np.uint8)
-        for row in range(len(grey)):  # one at a time, as whole arrays would take several times the memory
+        for row in range(len(grey)):  # row by row, since temporary arrays would multiply the memory
             grey[row] = values[row].clip(0, 65535).astype(np.uint16) >> 8
         image = Image.fromarray(grey)
     if image.has_transparency_data:

@@ -23,7 +23,7 @@ from thaw.errors import FULL, ThawError, redact
 REACH_SECONDS = 5.0  # for a first answer of a host
 SILENCE_SECONDS = 60.0  # without a byte
 LONGEST = 80  # signs of an archive's name; file systems take about 255, with what is added to it
-LARGEST = 1_000_000_000_000  # bytes of a download; what has more has no end
+LARGEST = 1_000_000_000_000  # bytes of a download; a larger one is taken for endless
 CONTENT = "content"  # the folder for what was in an archive
 KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its applications
 
@@ -51,7 +51,7 @@ def hurried() -> Iterator[None]:
                 content = read(*arguments)
                 done += len(content)
                 if done > LARGEST:
-                    raise URLError(f"it has no end, or more than {LARGEST / 1e9:g} GB")
+                    raise URLError(f"it exceeds {LARGEST / 1e9:g} GB")
                 step.advance(len(content) / 1e6)
                 return content
 
@@ -127,7 +127,7 @@ def unpacked(url: str, sha256: str | None) -> Path:
     if not usable:
         raise ThawError(f"dataset.url={redact(url)} cannot be used; give https://HOST/FILE, without user and password")
     if address.scheme == "file" and not _is_file(address.path):
-        raise ThawError(f"dataset.url={redact(url)} is no file; give the address of a zip or tar file")
+        raise ThawError(f"dataset.url={redact(url)} is not a regular file; expected the address of a zip or tar file")
     place = _place(url, sha256)
     try:
         return durable.made(place, partial(_fetch, url, sha256, _name(url))) / CONTENT

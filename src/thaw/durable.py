@@ -68,14 +68,14 @@ def digest(path: Path) -> str:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Refuse to begin with a file that the disk has no room for, where a library would not survive that.
+    """Raise before a library writes a file that does not fit on the disk; HDF5 crashes there.
 
     Args:
-        folder: where it would lie.
+        folder: of the file.
         size: of the file, bytes.
 
     Raises:
-        OSError: there is not enough, or not for this user.
+        OSError: the disk or the quota is full.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(size)
@@ -83,10 +83,10 @@ def check_room(folder: Path, size: int) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Have the disk give a file all of its room, before a memory map writes to it: that could only die of a full disk.
+    """Allocate the blocks of a sparse file; a memory map on a full disk dies of SIGBUS.
 
     Raises:
-        OSError: there is not enough.
+        OSError: the disk or the quota is full.
     """
     with path.open("r+b") as file:
         _allocate(file)
@@ -102,8 +102,8 @@ def _allocate(file: IO[bytes]) -> None:
 
 
 def read_write_lock(path: Path) -> ReadWriteLock:
-    """A lock that many hold to read or one to write, for everybody who may write to its folder."""
-    path.touch()  # else it would be its maker's alone
+    """A lock for many readers or one writer, shared by all users who may write to its folder."""
+    path.touch()  # filelock would create it for its owner only
     return ReadWriteLock(path)
 
 

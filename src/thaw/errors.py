@@ -5,7 +5,7 @@ import os
 import re
 
 UNUSABLE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
-# Of an address: names of users, passwords, keys, tokens, and the signatures of clouds, which are as good as passwords.
+# Parameters whose values are secret; the signature in a cloud storage URL is as good as a password.
 SECRET = (
     r"[\w.-]*(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|accesskeyid|key-pair-id|signature|credential)"
     r"|user(?:name)?|odbc_connect|sig|x-(?:amz|goog)-[\w-]+"
@@ -34,7 +34,7 @@ def sentence(error: BaseException) -> str | None:
     if re.search(r"No space left on device|errno = 28\b|disk is full|Disk quota exceeded", text):
         return "The disk is full; make room and give the same command again"
     if isinstance(error, MemoryError) or re.search(r"OOM when allocating|failed to allocate|std::bad_alloc", text):
-        return "There is not enough memory; give a smaller training.batch_size or dataset.image_size"
+        return "Out of memory; reduce training.batch_size or dataset.image_size"
     # A place that was given and cannot be had; that a file is not there may be a defect of ours.
     if isinstance(error, OSError) and error.filename and error.errno in UNUSABLE:
         return redact(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); give another place or mend it")
@@ -42,12 +42,9 @@ def sentence(error: BaseException) -> str | None:
 
 
 def redact(text: str) -> str:
-    """`text` without the user and the password of every address in it, and without what signs one.
-
-    Left out are also the values of parameters that are called like passwords, keys, tokens and signatures.
-    """
+    """`text` without credentials: user and password of URLs, and the values of secret parameters and signatures."""
     text = re.sub(rf"(?i)\b({SECRET})=('[^']*'|\"[^\"]*\"|[^&\s'\"]*)", r"\1=***", text)
-    # A password may hold any sign, so with a colon before it everything up to the last @ of the word is taken for one,
-    # or of the line where the word has none, as a password may hold spaces. What is a number alone is a port.
+    # A password may contain any character. After a colon, everything up to the last @ of the word is taken for one, or
+    # up to the last @ of the line, since it may contain spaces. Digits alone are a port.
     host = r"(?!\d{1,5}(?:[^\w@]|$))"
     return re.sub(rf"(?<=://)(?:[^/\s@]*:\S*|[^/\s@:]*:{host}(?:(?!://).)*|[^/\s]*)@", "***@", text)

@@ -14,7 +14,7 @@ from thaw import progress
 
 Known = tuple[str, int, int]  # path, size in bytes, time of the last change in ns
 NAME = "fingerprints.db"
-LARGE = 32_000_000  # bytes of a file; larger ones are read one at a time, since each is in memory as a whole
+LARGE = 32_000_000  # bytes; larger files are read one at a time, since each is held in memory
 _ALONE = threading.Lock()
 
 
@@ -75,7 +75,7 @@ def _judged(
 @contextlib.contextmanager
 def _database(store: Path) -> Iterator[sqlite3.Connection]:
     store.mkdir(parents=True, exist_ok=True)
-    (store / NAME).touch()  # SQLite would leave the group no right to write
+    (store / NAME).touch()  # with the umask's permissions, which SQLite narrows
     with contextlib.closing(sqlite3.connect(store / NAME, timeout=60)) as database, database:
         database.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, time INT, digest BLOB)")
         database.execute(

@@ -1,4 +1,4 @@
-"""Whether a run fits into memory, estimated before it begins: the operating system would end it without a word."""
+"""Lower bound of the memory that a run needs, checked early: the out-of-memory killer leaves no message."""
 
 import contextlib
 import math
@@ -13,24 +13,24 @@ from thaw.config import Config
 from thaw.errors import ThawError
 from thaw.pipeline import PREFETCH
 
-MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0}  # numbers that an optimizer keeps for each weight
+MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0}  # slot variables for each weight
 FLOAT = 4  # bytes
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
 
 def check(model: keras.Model, config: Config, classes: int, images: int) -> None:
-    """Refuse a run that needs more than this machine has. The estimate is low, so that nothing that fits is refused.
+    """Refuse a run that needs more memory than this machine has; a lower bound, so that no run that fits is refused.
 
     Args:
         model: the backbone.
         config: of the run.
         classes: of the dataset.
-        images: that it trains on; no batch has more.
+        images: number of training images; no batch is larger.
 
     Raises:
-        ThawError: it does not fit, with the sum.
+        ThawError: it does not fit; says how much each part needs.
     """
-    if tf.config.list_physical_devices("GPU"):  # whose own memory counts, and whose allocator says what it lacks
+    if tf.config.list_physical_devices("GPU"):  # GPU memory counts there, and its allocator raises
         return
     parts = estimate(model, config, classes, images)
     needed, there = sum(parts.values()) / 1e9, available() / 1e9
@@ -38,8 +38,8 @@ def check(model: keras.Model, config: Config, classes: int, images: int) -> None
         batches = f"images of {config.image_size} px in batches of {config.training.batch_size}"
         told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size > 5e7)
         raise ThawError(
-            f"{config.backbone.name} on {batches} needs {needed:.1f} GB of memory or more ({told}), and this machine "
-            f"has {there:.1f} GB; give a smaller dataset.image_size, training.batch_size, unfreeze or head"
+            f"{config.backbone.name} on {batches} needs at least {needed:.1f} GB of memory ({told}), and this machine "
+            f"has {there:.1f} GB; reduce dataset.image_size, training.batch_size, unfreeze or the head"
         )
 
 
@@ -61,8 +61,8 @@ def estimate(model: keras.Model, config: Config, classes: int, images: int) -> d
         "gradients and optimizer": (1 + moments) * updated,
         "images": (1 + PREFETCH) * decoded * config.image_size**2 * 3 * FLOAT,
         "outputs of layers": max(
-            FROZEN_BATCH * 2 * max(map(_bytes, layers)),  # what a layer takes and what it gives
-            batch * sum(_bytes(layer) for layer in trained if layer.weights),  # for their gradients
+            FROZEN_BATCH * 2 * max(map(_bytes, layers)),  # input and output of the largest layer
+            batch * sum(_bytes(layer) for layer in trained if layer.weights),  # kept for backpropagation
         ),
     }
 

@@ -130,5 +130,5 @@ def _dataset(store: Store, run: Run) -> data.Dataset:
     config = settings(store, run)
     dataset = data.load(config.dataset, config.seed, store.root)
     if dataset.digest() not in [each.dataset.digest for each in run.inputs.dataset_inputs]:
-        raise ThawError(f"{dataset.name} has changed since the run, so that its images are others; ask about files")
+        raise ThawError(f"{dataset.name} has changed since the run; ask about files instead")
     return dataset

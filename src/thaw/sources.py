@@ -111,7 +111,7 @@ def _path(key: str, given: str | None) -> Path:
     except OSError as error:
         raise ThawError(f"{key}={given} cannot be read ({error.strerror}); give one that can") from error
     if os.path.isdir(path) and any(path.resolve().is_relative_to(each) for each in folders.NO_FILES):
-        raise ThawError(f"{key}={given} belongs to the system and holds no pictures; give another")
+        raise ThawError(f"{key}={given} is a system directory; choose a folder of images")
     return path
 
 

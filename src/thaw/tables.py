@@ -103,7 +103,7 @@ def _there(known: dict[Path, dict[str, str]], base: Path, name: str) -> Path:
 
 
 def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
-    """The rows of a table, its columns, and what is wrong with rows that have more fields than columns."""
+    """The rows of a table, its columns, and the rejected rows: those with more fields than columns."""
     try:
         rows, columns, refused = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _text_rows(path, wanted)
     except Exception as error:  # of a file that only ends like a table
@@ -114,18 +114,18 @@ def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str,
 
 
 def _text_rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
-    """Those of a text file. No column is an index, whatever the number of fields; rows are numbered by their lines."""
+    """Rows of a text file, numbered by line. No column becomes an index, however many fields a row has."""
     with path.open(newline="", encoding=_encoding(path)) as file:
         separator = _separator(file.readline(), wanted)
         file.seek(0)
         reader = csv.reader(file, delimiter=separator, strict=True)
         columns = [trimmed(each) for each in next(reader, [])]
         while columns and not columns[-1]:
-            columns.pop()  # of a header that ends in a separator
+            columns.pop()  # a header with a trailing separator
         rows, refused, number = [], {}, reader.line_num + 1
         for fields in reader:
             if any(each.strip() for each in fields[len(columns) :]):
-                refused[f"row {number}"] = f"has {len(fields)} fields, and the header has {len(columns)}"
+                refused[f"row {number}"] = f"has {len(fields)} fields, expected {len(columns)}"
             else:
                 rows.append((number, dict(zip_longest(columns, fields[: len(columns)], fillvalue=""))))
             number = reader.line_num + 1
@@ -133,13 +133,13 @@ def _text_rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8, but for the UTF-16 that Excel calls Unicode text."""
+    """UTF-8, or UTF-16 as Excel writes "Unicode text"."""
     with path.open("rb") as file:
         return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _separator(header: str, wanted: set[str]) -> str:
-    """The one that gives the wanted columns, or else the most."""
+    """The separator that yields the wanted columns, or else the most columns."""
 
     def columns(separator: str) -> list[str]:
         return [trimmed(each) for each in next(csv.reader([header], delimiter=separator), [])]

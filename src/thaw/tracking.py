@@ -259,31 +259,34 @@ def _make(path: Path, artifacts: str, own: bool) -> None:
         new = path.with_name(f"new-{path.name}")
         for leftover in (new, path.with_name(f"{new.name}-journal")):
             leftover.unlink(missing_ok=True)
-        new.touch()  # SQLite would leave the group no right to write
+        new.touch()  # with the umask's permissions, which SQLite narrows
         SqlAlchemyStore(sqlite.address(new), artifacts).engine.dispose()
         durable.place(new, path)
 
 
 def _follow(path: Path, artifacts: str) -> None:
-    """Have the records of a store that was moved or copied name its files where they lie now.
+    """Update the artifact locations of a store that was moved or copied.
 
     Args:
         path: of the store's own database.
-        artifacts: where the files are, as an address. Those of MLflow's first experiment say where they were.
+        artifacts: URI of the artifacts now. The location of MLflow's first experiment tells where they were.
     """
     with contextlib.closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
         found = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
         before = found[0].removesuffix("/0") if found else artifacts
         if before == artifacts or _is_same(before, artifacts):
             return
-        with contextlib.suppress(sqlite3.OperationalError), database:  # who only reads cannot mend it
+        with contextlib.suppress(sqlite3.OperationalError), database:  # a read-only store
             for table, column in LOCATIONS:
                 database.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                     (artifacts, len(before) + 1, len(before) + 1, f"{before}/"),
                 )
                 database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (artifacts, before))
-            print(f"The store was moved from {_folder(before).parent}; its records name {path.parent} now", flush=True)
+            print(
+                f"The store was moved from {_folder(before).parent} to {path.parent}; updated its artifact locations",
+                flush=True,
+            )
 
 
 def _is_same(one: str, other: str) -> bool:

@@ -34,7 +34,7 @@ SIZE = 9.0  # points, of all text
 WIDTH, HEIGHT = 5.2, 3.4  # inches of a figure; at 72 points an inch it fits a telephone
 ROW = 0.18  # inches of a row in a legend
 LONGEST = 22  # characters of a class's name in a figure
-FALLBACKS = (  # for scripts that DejaVu Sans lacks, as Linux, macOS and Windows call theirs
+FALLBACKS = (  # for scripts that DejaVu Sans lacks, on Linux, macOS and Windows
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
     "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic",
     "Malgun Gothic", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil",
@@ -43,11 +43,11 @@ FALLBACKS = (  # for scripts that DejaVu Sans lacks, as Linux, macOS and Windows
 
 
 def _installed() -> list[str]:
-    """The fallbacks that there are; also those that were installed after Matplotlib wrote its list of fonts."""
+    """The installed fallbacks, including fonts newer than Matplotlib's font cache."""
     fonts = font_manager.fontManager
     listed = {font.fname for font in fonts.ttflist}
     for path in sorted(set(font_manager.findSystemFonts()) - listed):
-        with contextlib.suppress(Exception):  # what is no font that Matplotlib reads
+        with contextlib.suppress(Exception):  # not a font that Matplotlib reads
             fonts.addfont(path)
     names = set(fonts.get_font_names())
     return [name for name in FALLBACKS if name in names]
@@ -94,7 +94,7 @@ def save(drawn: Figure, path: Path) -> None:
 
 @contextlib.contextmanager
 def _glyphs() -> Iterator[None]:
-    """Within it, signs that no font has are one sentence in a process, where Matplotlib warns of each."""
+    """Report missing glyphs once per process; Matplotlib warns of each one."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -109,7 +109,7 @@ def _glyphs() -> Iterator[None]:
 @cache
 def _say_what_is_missing() -> None:
     progress.reporter().announce(
-        "Some names have signs that no installed font has, and are drawn as boxes; install a font for them, such as "
+        "Some names have characters that no installed font covers and are drawn as boxes; install a font such as "
         "Debian's fonts-noto-cjk"
     )
 
@@ -151,7 +151,7 @@ def legend_below(drawn: Figure, axis: plt.Axes, title: str | None = None) -> Non
 
 
 def short(name: str, longest: int = LONGEST) -> str:
-    """A name, or its beginning where it is long; signs as wide as Chinese ones count twice."""
+    """A name, or its beginning where it is long; wide characters such as Chinese count twice."""
     return name if cell_len(name) <= longest else f"{set_cell_size(name, longest - 1).rstrip()}…"
 
 
