@@ -95,6 +95,10 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.top, arguments.count, 1 if arguments.worst is None else arguments.worst) < 1:
         parser.error("--top, --count and --worst take numbers from 1 up")
+    if arguments.seed < 0:
+        parser.error("--seed takes a number from 0 up")
+    if arguments.class_name and not arguments.split:
+        parser.error("--class belongs to --split: predict.py --split test --class NAME")
     if arguments.out and arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
         parser.error(f"--out {arguments.out} is no picture; give a name that ends in .png, .jpg, .pdf or .svg")
     if arguments.out and not arguments.out.parent.is_dir():

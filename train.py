@@ -59,7 +59,7 @@ def train(config: Config, job: Job) -> Outcome:
     shown.phase(f"loading {config.backbone.name}")
     sample = pipeline.sample(training[stages[0].name], size)
     most = max(map(len, training.values()))
-    fits = partial(memory.check, config=config, classes=len(dataset.class_names), images=most)
+    fits = partial(memory.check, config=config, stages=stages, classes=len(dataset.class_names), images=most)
     base = backbone.load(config.backbone, config.weights, size, config.seed, sample, fits)
     epochs = EpochProgress(shown, stages)
     place = job.place(config, store, signature.of_run(config, dataset, base.weights))

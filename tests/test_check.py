@@ -279,7 +279,7 @@ def class_that_is_a_link_to_nothing(root):
 @pytest.mark.parametrize(
     ("disorder", "words"),
     [
-        (line_break_in_a_class, r"train/do\ng: has a class whose name has signs that do not print"),
+        (line_break_in_a_class, r"train/do\ng: has a class name with unprintable characters"),
         (image_beside_the_splits, "a.png: lies in no class"),
         (image_beside_the_classes, "train/a.png: lies in no class"),
         (folder_beside_the_splits, "extra: is none of test, train, val"),

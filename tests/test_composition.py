@@ -143,6 +143,29 @@ def test_a_relative_path_means_the_same_from_any_folder(tmp_path, monkeypatch, c
     assert Path(found.store).is_absolute()
 
 
+def test_the_help_has_no_password(command):
+    status, out, err = command("tracking.uri=http://bob:s3cret@127.0.0.1:9", "--help")
+    assert status == 0
+    assert "s3cret" not in out + err
+
+
+def test_paths_of_a_sweep_become_whole(tmp_path, monkeypatch):
+    for name in ("a", "b c"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "dataset.path=a,b c"])
+    composition.take_texts_as_typed()
+    assert sys.argv[2] == f"dataset.path={tmp_path}/a,'{tmp_path}/b c'"
+
+
+@pytest.mark.parametrize("flag", ["-cn", "-cd", "-cp", "--config-name", "-m"])
+def test_nothing_is_held_back_but_a_printed_configuration(monkeypatch, capsys, flag):
+    monkeypatch.setattr(sys, "argv", ["train.py", flag, "x"])
+    with composition.printed_without_credentials():
+        print("at once")
+        assert capsys.readouterr().out == "at once\n"
+
+
 def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
     composition.take_texts_as_typed()

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
@@ -6,7 +8,7 @@ from hypothesis import strategies as values
 from omegaconf import OmegaConf
 
 from thaw import composition
-from thaw.config import Config, check, keys
+from thaw.config import Config, Section, check, keys
 from thaw.errors import ThawError
 
 ANYTHING = values.recursive(
@@ -44,10 +46,25 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(whole, data):
     assert len(said) < 1500
 
 
+def numbers(section, prefix=""):
+    """The keys of the schema that take numbers."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from numbers(field.annotation, f"{prefix}{name}.")
+        elif {int, float} & set(kinds(field.annotation)):
+            yield f"{prefix}{name}"
+
+
+def kinds(annotation):
+    """The types that an annotation is made of."""
+    inner = get_args(annotation)
+    return [annotation] if not inner else [kind for each in inner for kind in kinds(each)]
+
+
 def test_every_number_has_an_upper_end(whole):
-    for key in keys(whole):
-        if type(OmegaConf.select(OmegaConf.create(whole), key)) not in (int, float):
-            continue
+    keys = list(numbers(Config))
+    assert len(keys) > 25
+    for key in keys:
         for value in (10**30, 1e300, float("inf"), float("nan")):
             changed = OmegaConf.create(whole)
             OmegaConf.update(changed, key, value)
@@ -106,6 +123,14 @@ def test_a_wrong_value_is_refused_in_one_sentence(composed, override, words):
 def test_a_value_that_must_be_given_is_asked_for(composed, overrides, key):
     with pytest.raises(ThawError, match=f"{key}=\\.\\.\\."):
         composed(*overrides)
+
+
+@pytest.mark.parametrize("key", ["store", "dataset.path", "weights.path"])
+def test_the_home_folder_of_nobody_is_refused(composed, key):
+    with pytest.raises(
+        ThawError, match=f"{key}=~nobody-at-all/x is not allowed: there is no such home folder; give the whole"
+    ):
+        composed("weights=file", "weights.path=/w.h5", "dataset=folder", "dataset.path=/x", f"{key}='~nobody-at-all/x'")
 
 
 def test_digits_bring_weights_that_need_no_network_and_other_datasets_do_not(composed):

@@ -1,4 +1,5 @@
 import errno
+import os
 import threading
 import time
 
@@ -49,3 +50,16 @@ def test_a_folder_that_another_process_claims_is_waited_for(tmp_path):
     assert order == ["first", "second"]
     assert waited == [True]
     assert not durable.is_claimed(tmp_path)
+
+
+@pytest.mark.parametrize("fallocate", [True, False])
+def test_room_is_reserved_without_a_change_of_what_is_there(tmp_path, monkeypatch, fallocate):
+    if not fallocate:
+        monkeypatch.delattr(os, "posix_fallocate")
+    path = tmp_path / "a.bin"
+    with path.open("wb") as file:
+        file.write(b"head")
+        file.truncate(100_000)
+    durable.reserve(path)
+    assert path.read_bytes() == b"head" + bytes(99_996)
+    assert path.stat().st_blocks * 512 >= 100_000

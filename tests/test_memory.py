@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from thaw import memory
+from thaw import memory, stage
 from thaw.errors import sentence
 
 
@@ -10,21 +10,43 @@ def model():
     return keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(64, 64, 3))
 
 
-def test_the_estimate_counts_what_there_is(model, composed):
-    config = composed("dataset.image_size=64", "training.batch_size=16", "training.head.optimizer=sgd",
-                      "training.finetune.optimizer=adam", "unfreeze=all")  # fmt: skip
-    parts = memory.estimate(model, config, classes=10, images=1000)
+@pytest.fixture
+def estimated(model, composed):
+    def run(*overrides, images=1000):
+        config = composed("dataset.image_size=64", "training.batch_size=16", *overrides)
+        return memory.estimate(model, config, stage.plan(config.training, config.unfreeze), classes=10, images=images)
+
+    return run
+
+
+def test_the_estimate_counts_what_there_is(model, estimated):
+    parts = estimated("training.head.optimizer=sgd", "training.finetune.optimizer=adam", "unfreeze=all")
     head = 256 * 10
+    trained = sum(weight.shape.num_elements() for weight in model.trainable_weights)
     assert parts["weights"] == 4 * (model.count_params() + head)
-    assert parts["gradients and optimizer"] == 4 * 3 * (model.count_params() + head)
-    assert parts["images"] == 4 * 5 * 16 * 64 * 64 * 3
-    few = memory.estimate(model, config, classes=10, images=8)
-    assert few["images"] == parts["images"] / 2
+    assert parts["gradients and optimizer"] == 4 * 3 * (trained + head)
+    assert parts["images"] == 4 * 48 * 64 * 64 * 3
 
 
-def test_a_flattened_head_counts_every_place(model, composed):
-    config = composed("dataset.image_size=64", "head.pooling=flatten", "head.hidden=100")
-    parts = memory.estimate(model, config, classes=10, images=1000)
+def test_only_what_trains_counts(estimated):
+    """Stages without epochs do not, nor do other stages' optimizers."""
+    head = 4 * 256 * 10
+    assert (
+        estimated("training.head.optimizer=sgd", "training.finetune.optimizer=adam")["gradients and optimizer"] == head
+    )
+    none = estimated("training.finetune.epochs=0", "unfreeze=all")
+    assert none == estimated("unfreeze=0")
+
+
+def test_outputs_are_as_large_as_the_precision_and_no_batch_is_larger_than_the_dataset(estimated):
+    whole = estimated("unfreeze=all", "training.batch_size=512")["outputs of layers"]
+    half = estimated("unfreeze=all", "training.batch_size=512", "training.precision=mixed_bfloat16")
+    assert half["outputs of layers"] == whole / 2
+    assert estimated("unfreeze=all", "training.batch_size=512", images=256)["outputs of layers"] == whole / 2
+
+
+def test_a_flattened_head_counts_every_place(model, estimated):
+    parts = estimated("head.pooling=flatten", "head.hidden=100")
     assert parts["weights"] == 4 * (model.count_params() + 2 * 2 * 256 * 100 + 100 * 10)
 
 

@@ -133,7 +133,7 @@ def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, 
         found = load(*arguments)
         if change == "fewer":
             return replace(found, test=found.test.take(np.arange(1, len(found.test))))
-        return replace(found, test=replace(found.test, contents=(b"other", *found.test.contents[1:])))
+        return replace(found, contents="other")
 
     monkeypatch.setattr(data, "load", changed)
     status, _, err = predict(*asked)
@@ -152,9 +152,42 @@ def test_pictures_of_every_ending_are_asked_about_and_what_nothing_reads_is_name
     assert "notes.txt" not in err
 
 
+@pytest.mark.parametrize("spelled", ["..", ".", "../../photos", "../3/.."])
+def test_the_pictures_of_a_folder_are_found_however_it_is_spelled(photos, monkeypatch, spelled):
+    monkeypatch.chdir(photos / "3")
+    found = prediction.files([spelled])
+    assert len(found) == (1 if spelled == "." else 2)
+    assert found[0].truths[0] == "3"
+
+
+def test_the_class_of_a_nested_picture_is_the_folder_that_training_takes(photos):
+    nested = photos / "3" / "4" / "2024"
+    nested.mkdir(parents=True)
+    (photos / "3" / "a b.png").rename(nested / "a.png")
+    (found,) = [each for each in prediction.files([str(photos)]) if each.source == nested / "a.png"]
+    assert found.truths == ("3", "4", "2024", "photos")
+
+
+def test_a_pattern_may_match_folders_and_what_is_not_there_keeps_nothing_else_back(photos):
+    found = prediction.files([str(photos / "*"), str(photos / "missing[1].png")])
+    assert [each.source.name for each in found] == ["a b.png", "a b.png", "missing[1].png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--split", "test", "--seed", "-1"], "--seed takes"), (["a.png", "--class", "3"], "--class belongs")],
+)
+def test_options_that_mean_nothing_are_refused(predict, arguments, words):
+    status, _, err = predict(*arguments)
+    assert status == 2
+    assert words in err
+
+
 def test_a_class_is_known_however_its_name_is_composed(photos):
     (photos / "3").rename(photos / " e\N{COMBINING ACUTE ACCENT}t\N{COMBINING ACUTE ACCENT} ")
-    assert prediction.files([str(photos)])[0].truth == "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{COMBINING ACUTE ACCENT}"
+    assert (
+        prediction.files([str(photos)])[0].truths[0] == "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{COMBINING ACUTE ACCENT}"
+    )
 
 
 @pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])
@@ -205,7 +238,7 @@ def test_the_worst_come_first(predict, store):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere/*.jpg"], "nowhere/*.jpg names no picture"),
+        (["nowhere/*.jpg"], "nowhere/*.jpg is not there"),
         (["--worst", 3, "--run", "0123"], "There is no run 0123"),
         (["--worst", 3, "--experiment", "digit"], "There is no experiment digit; recorded are"),
         (["--split", "test", "--class", "cat"], "There is no class cat; the run knows 0, 1"),

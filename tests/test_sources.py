@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tarfile
+import tempfile
 import textwrap
 import threading
 import zipfile
@@ -132,13 +133,21 @@ def test_folders_of_the_system_are_refused(load, tmp_path, path):
         load(folder(tmp_path / path))
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs /dev/shm")
+def test_a_dataset_in_memory_is_one_like_others(pictures, load):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        shutil.copytree(pictures({"cat": 4, "dog": 4}), f"{memory}/photos")
+        assert sum(sizes(load(folder(f"{memory}/photos")))) == 8
+
+
 def test_pictures_that_no_class_has_or_nothing_reads_are_named(pictures, load):
     root = pictures({"cat": 4, "dog": 4})
     for name in ("IMG_1.HEIC", "scan.tiff", "cat/scan.tif", "cat/notes.txt", "README"):
         (root / name).write_bytes(b"x")
+    shutil.copy(root / "dog/000.png", root / "stray")
     (root / "dog/last.jfif").write_bytes((root / "dog/000.png").read_bytes()[:1000])
     found = load(folder(root, on_bad="skip")).left_out
-    assert set(found) == {"IMG_1.HEIC", "scan.tiff", "cat/scan.tif", "cat/notes.txt", "dog/last.jfif"}
+    assert set(found) == {"IMG_1.HEIC", "scan.tiff", "stray", "cat/scan.tif", "cat/notes.txt", "dog/last.jfif"}
     assert found["scan.tiff"] == "lies in no class"
     assert found["cat/scan.tif"].startswith("does not end in ")
 
@@ -221,7 +230,7 @@ def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, cl
             "file,class,split",
             "has 1 different images in train, and needs 2 or more",
         ),
-        (['all/000.png,"do\ng",train'], "file,class,split", "a class whose name has signs that do not print"),
+        (['all/000.png,"do\ng",train'], "file,class,split", "a class name with unprintable characters"),
         (["all/\0.png,cat,train"], "file,class,split", "has a name that no file can have"),
     ],
 )
@@ -280,6 +289,49 @@ def test_a_table_finds_files_whose_names_read_as_its_own_do(pictures, load):
     assert load(labelled(root / "labels.csv")).digest() == first.digest()
 
 
+def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_side(pictures, tmp_path, load):
+    root = pictures({"dog": 6, "e\N{COMBINING ACUTE ACCENT}": 6})
+    (root / "\N{LATIN SMALL LETTER E WITH ACUTE}").mkdir()
+    for number in (0, 2, 4):
+        (root / "e\N{COMBINING ACUTE ACCENT}" / f"00{number}.png").rename(
+            root / "\N{LATIN SMALL LETTER E WITH ACUTE}" / f"00{number}.png"
+        )
+    first = load(folder(root))
+    lines = [
+        f"{name},{first.class_names[label]},{part}\n"
+        for part, split in first.splits().items()
+        for name, label in zip(split.names, split.labels, strict=True)
+    ]
+    (root / "labels.csv").write_text("file,class,split\n" + "".join(lines))
+    assert load(labelled(root / "labels.csv")).digest() == first.digest()
+
+
+@pytest.mark.parametrize("before", ["sep=,\n", "\n\n", "SEP=,\n\n"])
+def test_what_stands_before_the_header_is_passed_over_and_rows_keep_their_numbers(table, load, before):
+    path = table()
+    path.write_text(before + path.read_text().replace("all/001", "gone"))
+    with pytest.raises(ThawError, match=rf"row {3 + before.count(chr(10))} \(gone.png\): is not there"):
+        load(labelled(path))
+
+
+def test_a_table_that_is_not_utf_8_is_refused(table, load):
+    path = table()
+    path.write_bytes(path.read_bytes().replace(b"cat", b"k\xe4tzchen"))
+    with pytest.raises(ThawError, match="it is not UTF-8; save it as UTF-8"):
+        load(labelled(path))
+
+
+def test_columns_that_nobody_asks_for_may_have_one_name(table, load):
+    lines = [f"{line},a,b" for line in table().read_text().splitlines()[1:]]
+    assert sizes(load(labelled(table(lines, "file,class,split,note,note")))) == [6, 3, 3]
+
+
+def test_classes_that_look_the_same_are_refused(pictures, load):
+    root = pictures({"cat": 4, "dog": 4, "cat\u200b": 4})
+    with pytest.raises(ThawError, match="has a class name with unprintable characters; rename it"):
+        load(folder(root))
+
+
 def test_odd_cells_of_a_parquet_file_are_named_and_whole_numbers_stay_so(table, load):
     import pandas
 
@@ -313,6 +365,16 @@ def test_no_column_is_taken_for_an_index_where_rows_end_in_a_comma(table, load):
     lines = [f"{line}," for line in table().read_text().splitlines()[1:]]
     assert load(labelled(table(lines))).digest() == first.digest()
     assert load(labelled(table(lines, "file,class,split,"))).digest() == first.digest()
+
+
+def test_whole_numbers_of_a_parquet_file_stay_so_in_any_precision(table, load):
+    import pandas
+
+    path = table().with_suffix(".parquet")
+    frame = pandas.read_csv(path.with_suffix(".csv"))
+    frame["class"] = np.arange(12, dtype=np.float32) % 2
+    frame.to_parquet(path)
+    assert load(labelled(path)).class_names == ("0", "1")
 
 
 def test_a_row_with_a_field_too_many_is_named(table, load):
@@ -473,17 +535,21 @@ def test_a_process_that_died_while_unpacking_leaves_nothing_that_is_trusted(arch
     ("content", "sha256", "words"),
     [
         (packed("zip"), "0" * 64, "hash does not match"),
-        (packed("zip")[:900], None, "is no whole zip or tar file"),
-        (packed("tgz")[:900], None, "is no whole zip or tar file"),
-        (b"<html>not here</html>", None, "is no whole zip or tar file"),
-        (packed("tar")[:1536], None, "is no whole zip or tar file"),  # behind the first of its files
-        (packed("tar").replace(b"pets/test/a/1.png", b"pets/test/a/X.png"), None, "is no whole zip or tar file"),
+        (packed("zip")[:900], None, "is damaged, or not a zip or tar file"),
+        (packed("tgz")[:900], None, "is damaged, or not a zip or tar file"),
+        (b"<html>not here</html>", None, "is damaged, or not a zip or tar file"),
+        (packed("tar")[:1536], None, "is damaged, or not a zip or tar file"),  # behind the first of its files
+        (
+            packed("tar").replace(b"pets/test/a/1.png", b"pets/test/a/X.png"),
+            None,
+            "is damaged, or not a zip or tar file",
+        ),
         (
             packed("tgz")[:-8] + bytes(8),
             None,
-            "is no whole zip or tar file",
+            "is damaged, or not a zip or tar file",
         ),  # another checksum than that of its content
-        (packed("zip").replace(b"IDAT", b"IDAX", 1), None, "is no whole zip or tar file"),
+        (packed("zip").replace(b"IDAT", b"IDAX", 1), None, "is damaged, or not a zip or tar file"),
         (packed("zip", {"../outside.png": b"x"}), None, "would write ../outside.png outside"),
         (packed("zip", {"/outside.png": b"x"}), None, "would write /outside.png"),
         (packed("tgz", {"../outside.png": b"x"}), None, "would write ../outside.png outside"),
@@ -528,6 +594,13 @@ def test_a_signed_address_is_shown_nowhere_and_its_file_is_known_under_another_s
     assert server.asked == ["/pets.zip?sig=1"]
     with pytest.raises(ThawError, match=r"sig=\*\*\* cannot be downloaded"):
         load(dataset.model_copy(update={"url": f"{dataset.url}?other=1&sig=3"}))
+
+
+def test_other_hosts_and_queries_are_other_files():
+    urls = ["http://a:8080/@v1/x.zip", "http://b:8080/@v1/x.zip", "http://a/x.zip?user=1", "http://a/x.zip?user=2"]
+    assert len({downloads._place(url, None) for url in urls}) == 4
+    signed = [f"http://a/x.zip?id=1&X-Amz-Signature={number}&X-Amz-Date={number}" for number in (1, 2)]
+    assert len({downloads._place(url, None) for url in signed}) == 1
 
 
 def test_an_archive_may_have_a_long_name(archive, load):

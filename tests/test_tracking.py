@@ -68,6 +68,13 @@ def test_an_experiment_that_was_deleted_is_refused(tmp_path):
             "https://h/a?X-Amz-Credential=***&X-Amz-Signature=***&X-Amz-Security-Token=***",
         ),
         ("https://h/a?AWSAccessKeyId=s3&Signature=s3", "https://h/a?AWSAccessKeyId=***&Signature=***"),
+        ("http://host:8080/a@b/c.zip", "http://host:8080/a@b/c.zip"),
+        ("https://host:443/p?q=a@b", "https://host:443/p?q=a@b"),
+        ("http://[::1]:5000 is away, ask me@x.org", "http://[::1]:5000 is away, ask me@x.org"),
+        ("postgresql://ann:12345@host/db", "postgresql://***@host/db"),
+        ("https://h/a?key=AIza&auth=s3&pass=s3&sas=s3", "https://h/a?key=***&auth=***&pass=***&sas=***"),
+        ("give --against KEY=VALUE", "give --against KEY=VALUE"),
+        ("https://h/a?credentials=s3&sslpassphrase=s3", "https://h/a?credentials=***&sslpassphrase=***"),
         ("mssql://h/?odbc_connect=DRIVER;PWD=s3", "mssql://h/?odbc_connect=***"),
         ("host=db password='two words' x", "host=db password=*** x"),
         ("dataset.url=https://h/a.zip training.batch_size=8", "dataset.url=https://h/a.zip training.batch_size=8"),
@@ -75,6 +82,21 @@ def test_an_experiment_that_was_deleted_is_refused(tmp_path):
 )
 def test_credentials_are_left_out(text, clean):
     assert redact(text) == clean
+
+
+def test_long_texts_are_redacted_in_no_time():
+    text = ".a" * 50_000
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite://", "sqlite:///", "sqlite+pysqlite://", "sqlite:///:memory:", "sqlite://user@h/x.db", "sqlite://a:b:c/x"],
+)
+def test_an_address_of_sqlite_that_names_no_file_is_refused(tmp_path, uri):
+    with pytest.raises(ThawError, match="is no tracking store; give sqlite:///FILE"):
+        tracking.connect(uri, str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_is_recorded_without_credentials(monkeypatch):

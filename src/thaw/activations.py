@@ -58,7 +58,6 @@ class Activations:
         cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
         self.earliest = sorted(cuts, key=lambda cut: cut.before)
         self.held = contextlib.ExitStack()
-        self.lack = "what others use now leaves no room"
         self.traced: dict[keras.Model, Callable] = {}
 
     def __enter__(self) -> "Activations":
@@ -77,7 +76,7 @@ class Activations:
         while not reason and len(kept) < len(numbers):
             number = numbers[len(kept)]
             kept[number] = self._kept(cut, split, views, number)
-            reason = None if kept[number] else self.lack
+            reason = kept[number] if isinstance(kept[number], str) else None
         if reason:
             self.say(f"Trains without kept activations: {reason}.")
             split = self._decoded(split) if len(epochs) > 1 else split
@@ -89,8 +88,8 @@ class Activations:
     def evaluation_batches(self, cut: Cut, split: Split, batch_size: int) -> tf.data.Dataset:
         """As `pipeline.evaluation_batches`, but of what crosses `cut` in place of images."""
         refused = self._refusal(cut, len(split), 1)
-        kept = None if refused else self._kept(cut, split, pipeline.PLAIN, None)
-        if kept is None:
+        kept = refused or self._kept(cut, split, pipeline.PLAIN, None)
+        if isinstance(kept, str):
             images = pipeline.evaluation_batches(split, self.network.size, batch_size)
             return images if cut.frozen is None else self._online(cut, images)
         return pipeline.array_batches(lambda _: kept, split.labels, batch_size, [(0, np.arange(len(split)))])
@@ -114,11 +113,11 @@ class Activations:
         values = sum(int(np.prod(tensor.shape[1:])) for tensor in cut.frozen.outputs)
         return values * np.dtype(self.settings.dtype).itemsize
 
-    def _kept(self, cut: Cut, split: Split, views: Views, number: int | None) -> list[np.ndarray] | None:
+    def _kept(self, cut: Cut, split: Split, views: Views, number: int | None) -> list[np.ndarray] | str:
         """What crosses `cut` for every image of `split`, computed first if it is not there.
 
         Returns:
-            For each tensor a memory-mapped array (images, ...) of `settings.dtype`; None if there is no room.
+            For each tensor a memory-mapped array (images, ...) of `settings.dtype`, or why there is no room for them.
         """
         name = self._name(cut, split, views, number)
         computed = partial(self._computed, cut, split, views, number)
@@ -138,12 +137,12 @@ class Activations:
 
         parts = ["pixels", self.network.size, split.digest, signature.code()]
         arrays = self._entry(_hash(parts), "decoding", len(split), width, "uint8", decoded)
-        return replace(split, images=arrays[0]) if arrays else split
+        return split if isinstance(arrays, str) else replace(split, images=arrays[0])
 
     def _entry(
         self, name: str, what: str, images: int, width: int, dtype: str, computed: Callable[[], Iterator[tuple]]
-    ) -> list[np.ndarray] | None:
-        """The arrays of that name, computed first if they are not there; None if there is no room."""
+    ) -> list[np.ndarray] | str:
+        """The arrays of that name, computed first if they are not there, or why there is no room for them."""
         lock = durable.read_write_lock(self.folder / "locks" / f"{name}.db")
         while True:
             lock.acquire_read()
@@ -159,15 +158,14 @@ class Activations:
                     batches = computed()  # which may keep an earlier cut's first
                     gigabytes = images * width / 1e9
                     if not self._make_room(gigabytes):
-                        return None
+                        return "what others use now leaves no room"
                     try:
                         self._write(name, what, images, dtype, batches)
                     except OSError as error:
                         self._clear(name)
                         if error.errno not in FULL:
                             raise
-                        self.lack = f"the disk is full ({gigabytes:.3g} GB needed)"
-                        return None
+                        return f"the disk is full ({gigabytes:.3g} GB needed)"
 
     def _computed(self, cut: Cut, split: Split, views: Views, number: int | None) -> Iterator[tuple]:
         """The outputs batch by batch in the order of `split`, from an earlier cut of the sweep if it has one."""
@@ -177,7 +175,7 @@ class Activations:
             if between is None or self._refusal(earlier, len(split), 1):
                 continue
             arrays = self._kept(earlier, split, views, number)
-            if arrays:
+            if not isinstance(arrays, str):
                 batches = pipeline.array_batches(
                     lambda _, arrays=arrays: arrays, split.labels, FROZEN_BATCH, [(0, np.arange(len(split)))]
                 )

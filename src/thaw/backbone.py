@@ -162,10 +162,10 @@ def _as_for_imagenet(model: keras.Model) -> keras.Model:
 
 
 def _read_file(model: keras.Model, path: str | None) -> None:
-    if path is None or not Path(path).expanduser().is_file():
+    if path is None or not Path(path).is_file():
         raise ThawError(f"weights.path={path} is not a file; give the weights of the backbone without its top")
     try:
-        model.load_weights(Path(path).expanduser())
+        model.load_weights(Path(path))
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise ThawError(f"weights.path={path} does not fit {model.name} ({reason}); give its own weights") from error

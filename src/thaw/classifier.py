@@ -122,7 +122,7 @@ def classify(
         heats = grad_cam(classifier.model, pixels.astype(np.float32)) if explained else [None] * len(read)
         for (picture, _), row, heat in zip(read, probabilities, heats, strict=True):
             order = np.argsort(-row)[:top]
-            truth = picture.truth if picture.truth in classifier.class_names else None
+            truth = next((each for each in picture.truths if each in classifier.class_names), None)
             of_truth = float(row[classifier.class_names.index(truth)]) if truth else 0.0
             top_classes = [(classifier.class_names[i], float(row[i])) for i in order]
             drawn = len(answers) < predictions.MOST

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout, which has conf/ a
 CONF = ROOT / "conf"
 SUBFOLDER = "${hydra.job.num}"  # of a run, in the folder of its sweep's command
 PATHS = ("dataset.path", "dataset.root", "weights.path", "store")
+WORDS = ("true", "false", "null", "nan", "inf")  # that Hydra does not read as text
 TEXTS = (
     "dataset.url",
     "tracking.uri",
@@ -114,7 +115,8 @@ def hand_on_credentials() -> None:
 @contextlib.contextmanager
 def printed_without_credentials() -> Iterator[None]:
     """Redact credentials in what `--cfg` and `--info` print."""
-    if not any(each.startswith(("--cfg", "-c", "--info", "-i")) for each in sys.argv[1:]):
+    # With the abbreviations that argparse takes, but for --config-name, -cn and the like.
+    if not any(re.match(r"--(cf|i)|-[ci](?![ndp])", each) for each in sys.argv[1:]):
         yield
         return
     printed = io.StringIO()
@@ -133,13 +135,12 @@ def take_texts_as_typed() -> None:
     for number, argument in enumerate(sys.argv):
         key, given, value = argument.partition("=")
         name = key.lstrip("+")
-        quoted = len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]
-        if not given or value in ("", "null") or quoted or "${" in value:
+        if not given or value in ("", "null") or re.fullmatch(r"(['\"]).*\1", value) or "${" in value:
             continue
         if name in PATHS and (_is_one(value) or os.path.exists(whole(value))):
             sys.argv[number] = f"{key}={_quoted(whole(value))}"
         elif name in PATHS and all(os.path.exists(whole(each)) for each in value.split(",")):
-            sys.argv[number] = f"{key}={','.join(map(_quoted, value.split(',')))}"
+            sys.argv[number] = f"{key}={','.join(_quoted(whole(each)) for each in value.split(','))}"
         elif name == "question" or (name in TEXTS and _is_one(value)):
             sys.argv[number] = f"{key}={_quoted(value)}"
 
@@ -151,13 +152,7 @@ def _is_one(value: str) -> bool:
 
 def _quoted(text: str) -> str:
     """Escaped for Hydra's grammar, in quotes only if needed."""
-    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII) and text.lower() not in (
-        "true",
-        "false",
-        "null",
-        "nan",
-        "inf",
-    ):
+    if re.fullmatch(r"[A-Za-z_/][\w./-]*", text, re.ASCII) and text.lower() not in WORDS:
         return text
     escaped = re.sub(r"(\\*)(?='|$)", r"\1\1", text).replace("'", r"\'")
     return f"'{escaped}'"

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from thaw.errors import ThawError
 from thaw.names import plain, trimmed
@@ -33,11 +34,14 @@ def _as_name(value: object) -> object:
 
 def _as_location(value: object) -> object:
     text = _as_text(value)
-    return whole(text) if isinstance(text, str) and text else text
+    path = whole(text) if isinstance(text, str) and text else text
+    if isinstance(path, str) and path.startswith("~"):
+        raise PydanticCustomError("home", "there is no such home folder; give the whole path")
+    return path
 
 
 def whole(path: str) -> str:
-    """The absolute path; URLs and unknown home folders are returned unchanged."""
+    """The absolute path; URLs and home folders of unknown users are returned unchanged."""
     path = os.path.expanduser(path)
     return path if path.startswith("~") or "://" in path else os.path.abspath(path)
 
@@ -58,7 +62,7 @@ class Section(BaseModel):
 class Backbone(Section):
     """A pretrained network of Keras Applications, by its name there; sizes in px, a side."""
 
-    name: str
+    name: Name
     image_size: int = Field(ge=1, le=PIXELS)
     smallest_size: int = Field(ge=1, le=PIXELS)
     alpha: float | None = Field(default=None, gt=0, le=10)
@@ -119,7 +123,7 @@ class Augmentation(Section):
     `views` is how many views of each image there are, which epochs go through in turn; null for one an epoch.
     """
 
-    name: str
+    name: Name
     flip: bool
     rotation: Share
     zoom: float = Field(ge=0, lt=1)
@@ -139,7 +143,7 @@ class Stage(Section):
     """One compile and fit."""
 
     epochs: int = Field(ge=0, le=MANY)
-    learning_rate: float = Field(gt=0, le=1000)
+    learning_rate: float = Field(ge=1e-10, le=1000)
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
     patience: Count | None
     fraction: Percent
@@ -296,7 +300,7 @@ def check(composed: DictConfig) -> Config:
         details = error.errors()
         if any(detail["loc"] == ("fraction",) for detail in details):  # the stages only repeat it
             details = [detail for detail in details if detail["loc"][-1] != "fraction" or len(detail["loc"]) == 1]
-        sentences = dict.fromkeys(plain(_sentence(detail, values)) for detail in details)
+        sentences = dict.fromkeys(_sentence(detail, values) for detail in details)
         raise ThawError("; ".join(sentences)) from error
 
 
@@ -320,7 +324,11 @@ def nearest(name: str, allowed: list[str]) -> str:
 
 
 def _sentence(detail: dict, values: dict) -> str:
-    """One of pydantic's findings, as received, allowed, what to do."""
+    """One of pydantic's findings in one line, as received, allowed, what to do."""
+    return plain(_said(detail, values))
+
+
+def _said(detail: dict, values: dict) -> str:
     # A union adds the tried type to the place; only the parts that are keys say where.
     known = set(keys(values))
     place = ""

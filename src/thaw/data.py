@@ -89,11 +89,11 @@ class Dataset:
     contents: str = ""
 
     def digest(self) -> str:
-        """A short hash of every image's name, content, class and split."""
+        """A short hash of every image's name, class and split."""
         return _digest(
-            f"{split_name}\t{name}\t{content.hex()}\t{self.class_names[label]}"
+            f"{split_name}\t{name}\t{self.class_names[label]}"
             for split_name, split in self.splits().items()
-            for name, content, label in zip(split.names, split.contents, split.labels, strict=True)
+            for name, label in zip(split.names, split.labels, strict=True)
         )
 
     @property

@@ -16,7 +16,7 @@ ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".bmp", ".w
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]  # by content, whatever a file is called
 VERSION = f"2 Pillow {Image.__version__}"  # of what `trouble` finds
 HEIC = {".heic", ".heif", ".hif"}  # the format of Apple's phones
-OTHERS = HEIC | {".avif", ".tif", ".tiff", ".jp2", ".jxl", ".svg", ".psd", ".ico", ".tga", ".pgm", ".ppm", ".dng",
+UNSUPPORTED = HEIC | {".avif", ".tif", ".tiff", ".jp2", ".jxl", ".svg", ".psd", ".ico", ".tga", ".pgm", ".ppm", ".dng",
                  ".cr2", ".cr3", ".nef", ".arw", ".raw"}  # image formats without a decoder here  # fmt: skip
 MEGAPIXELS = 100.0  # more is taken for a file made to fill the memory
 
@@ -93,6 +93,15 @@ def unreadable(path: Path) -> str:
     if ending in HEIC:
         return "is a HEIC image; to read it: pip install -e '.[heic]'"
     return f"does not end in {', '.join(sorted(ENDINGS))}"
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the content begins as a picture does, whatever the file is called."""
+    try:
+        _opened(path, math.inf).close()
+    except Exception:
+        return False
+    return True
 
 
 def trouble(content: bytes, megapixels: float) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import socket
 import stat
@@ -17,12 +18,13 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from thaw import archives, durable, progress
+from thaw import archives, durable, progress, runtime
 from thaw.errors import FULL, ThawError, redact
 
 REACH_SECONDS = 5.0  # for a first answer of a host
 SILENCE_SECONDS = 60.0  # without a byte
 LONGEST = 80  # signs of an archive's name; file systems take about 255, with what is added to it
+SIGNATURE = r"(?i)(sig|se|signature|expires|awsaccesskeyid|key-pair-id|policy|x-(amz|goog)-[\w-]+)="  # of clouds
 LARGEST = 1_000_000_000_000  # bytes of a download; a larger one is taken for endless
 CONTENT = "content"  # the folder for what was in an archive
 KERAS_HOST = "storage.googleapis.com"  # where Keras keeps the weights of its applications
@@ -151,12 +153,16 @@ def _name(url: str) -> str:
 def _place(url: str, sha256: str | None) -> Path:
     """The folder in Keras' cache."""
     cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
-    digest = hashlib.sha256(f"{redact(url)} {sha256}".encode()).hexdigest()[:10]  # a new signature is no new file
+    parts = urlsplit(url)
+    query = "&".join(each for each in parts.query.split("&") if not re.match(SIGNATURE, each))
+    unsigned = parts._replace(query=query).geturl()  # signed anew it is the same file
+    digest = hashlib.sha256(f"{unsigned} {sha256}".encode()).hexdigest()[:10]
     return cache / f"{_name(url).partition('.')[0]}-{digest}"
 
 
 def _fetch(url: str, sha256: str | None, name: str, folder: Path) -> None:
-    from keras.utils import get_file
+    with runtime.quiet():
+        from keras.utils import get_file
 
     try:
         with hurried():

@@ -97,13 +97,14 @@ def _allocate(file: IO[bytes]) -> None:
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except AttributeError:  # macOS has none
-        while file.tell() < size:
-            file.write(bytes(min(1 << 20, size - file.tell())))
+        for place in range(0, size, 4096):  # a byte of each block, which stays as it is
+            os.pwrite(file.fileno(), os.pread(file.fileno(), 1, place) or b"\0", place)
 
 
 def read_write_lock(path: Path) -> ReadWriteLock:
     """A lock for many readers or one writer, shared by all users who may write to its folder."""
-    path.touch()  # filelock would create it for its owner only
+    if not path.exists():
+        path.touch()  # filelock would create it for its owner only
     return ReadWriteLock(path)
 
 

@@ -7,8 +7,9 @@ import re
 UNUSABLE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS}
 # Parameters whose values are secret; the signature in a cloud storage URL is as good as a password.
 SECRET = (
-    r"[\w.-]*(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|accesskeyid|key-pair-id|signature|credential)"
-    r"|user(?:name)?|odbc_connect|sig|x-(?:amz|goog)-[\w-]+"
+    r"(?:password|passphrase|passwd|pwd|secret|token|(?:api|access|secret|private)[_-]?key(?:id)?|key-pair-id|signature"
+    r"|credential)s?|\b(?:user(?:name)?|odbc_connect|sig|x-(?:amz|goog)-[\w-]+)"
+    r"|(?<=[?&])(?:key|rlkey|auth|authkey|pass|sas|code|jwt|hmac|bearer|policy)"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -43,8 +44,8 @@ def sentence(error: BaseException) -> str | None:
 
 def redact(text: str) -> str:
     """`text` without credentials: user and password of URLs, and the values of secret parameters and signatures."""
-    text = re.sub(rf"(?i)\b({SECRET})=('[^']*'|\"[^\"]*\"|[^&\s'\"]*)", r"\1=***", text)
+    text = re.sub(rf"(?i)({SECRET})=('[^']*'|\"[^\"]*\"|[^&\s'\"]*)", r"\1=***", text)
     # A password may contain any character. After a colon, everything up to the last @ of the word is taken for one, or
-    # up to the last @ of the line, since it may contain spaces. Digits alone are a port.
-    host = r"(?!\d{1,5}(?:[^\w@]|$))"
-    return re.sub(rf"(?<=://)(?:[^/\s@]*:\S*|[^/\s@:]*:{host}(?:(?!://).)*|[^/\s]*)@", "***@", text)
+    # up to the last @ of the line, since it may contain spaces. Digits alone are a port, brackets an IPv6 address.
+    port = r"\d{1,5}(?:[^\w@]|$)"
+    return re.sub(rf"(?<=://)(?!\[)(?:[^/\s@:]*:(?!{port})(?:\S*|(?:(?!://).)*)|[^/\s@:]*)@", "***@", text)

@@ -75,7 +75,8 @@ def _judged(
 @contextlib.contextmanager
 def _database(store: Path) -> Iterator[sqlite3.Connection]:
     store.mkdir(parents=True, exist_ok=True)
-    (store / NAME).touch()  # with the umask's permissions, which SQLite narrows
+    if not (store / NAME).exists():
+        (store / NAME).touch()  # with the umask's permissions, which SQLite narrows
     with contextlib.closing(sqlite3.connect(store / NAME, timeout=60)) as database, database:
         database.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, time INT, digest BLOB)")
         database.execute(

@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from thaw.decoding import ENDINGS, OTHERS
+from thaw.decoding import ENDINGS, UNSUPPORTED, is_picture
 from thaw.errors import ThawError
 from thaw.listing import SPLITS, Listing, class_trouble
 from thaw.names import plain, trimmed
@@ -14,7 +14,13 @@ ANNOTATIONS = {".txt", ".xml", ".json", ".csv", ".yaml", ".yml", ".md"}  # what 
 IGNORED = {"thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "__macosx",
            "@eadir", "$recycle.bin", "system volume information"}  # beside all that begins with a dot  # fmt: skip
 
-NO_FILES = ("/proc", "/sys", "/dev")  # of the kernel, without an end
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")  # of the kernel, without an end
+
+
+def is_system(folder: Path) -> bool:
+    """Whether a folder belongs to the kernel, but for the one in memory."""
+    real = folder.resolve()
+    return any(map(real.is_relative_to, SYSTEM_FOLDERS)) and not real.is_relative_to("/dev/shm")
 
 
 def listed(root: Path, name: str, layout: str = "auto") -> Listing:
@@ -83,8 +89,10 @@ def _refuse_strays(found: Listing, root: Path, place: Path, expected: set[str]) 
         if os.path.isdir(each):
             if any(file.suffix.lower() not in ANNOTATIONS for file in files(each, root, {})):
                 found.refused[below] = f"is none of {', '.join(sorted(expected))}"
-        elif each.suffix.lower() in ENDINGS | OTHERS or not os.path.exists(each):
-            found.refused[below] = "lies in no class" if os.path.exists(each) else "is a link to nothing"
+        elif not os.path.exists(each):
+            found.refused[below] = "is a link to nothing"
+        elif each.suffix.lower() in ENDINGS | UNSUPPORTED or is_picture(each):
+            found.refused[below] = "lies in no class"
 
 
 def _refuse_equal_names(found: Listing) -> None:
@@ -130,7 +138,7 @@ def files(folder: Path, root: Path, refused: dict[str, str]) -> Iterator[Path]:
         root: what names in `refused` start from.
         refused: takes folders that cannot be read, and why.
     """
-    seen = {os.path.realpath(root), os.path.realpath(folder.parent), *NO_FILES}
+    seen = {os.path.realpath(root), os.path.realpath(folder.parent), *SYSTEM_FOLDERS}
     folders, linked = [folder], deque[Path]()
     while folders or linked:
         here = folders.pop() if folders else linked.popleft()  # what really lies there comes before links to it

@@ -59,7 +59,7 @@ def class_trouble(name: str) -> str:
     if not name.strip():
         return "has no label"
     if any(map(is_unseen, name.strip())):
-        return "has a class whose name has signs that do not print; give it another"
+        return "has a class name with unprintable characters; rename it"
     return ""
 
 

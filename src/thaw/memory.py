@@ -11,19 +11,20 @@ import tensorflow as tf
 from thaw.activations import FROZEN_BATCH
 from thaw.config import Config
 from thaw.errors import ThawError
-from thaw.pipeline import PREFETCH
+from thaw.stage import Stage
 
 MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0}  # slot variables for each weight
 FLOAT = 4  # bytes
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
 
-def check(model: keras.Model, config: Config, classes: int, images: int) -> None:
+def check(model: keras.Model, config: Config, stages: list[Stage], classes: int, images: int) -> None:
     """Refuse a run that needs more memory than this machine has; a lower bound, so that no run that fits is refused.
 
     Args:
         model: the backbone.
         config: of the run.
+        stages: of the run.
         classes: of the dataset.
         images: number of training images; no batch is larger.
 
@@ -32,7 +33,7 @@ def check(model: keras.Model, config: Config, classes: int, images: int) -> None
     """
     if tf.config.list_physical_devices("GPU"):  # GPU memory counts there, and its allocator raises
         return
-    parts = estimate(model, config, classes, images)
+    parts = estimate(model, config, stages, classes, images)
     needed, there = sum(parts.values()) / 1e9, available() / 1e9
     if needed > there:
         batches = f"images of {config.image_size} px in batches of {config.training.batch_size}"
@@ -43,28 +44,27 @@ def check(model: keras.Model, config: Config, classes: int, images: int) -> None
         )
 
 
-def estimate(model: keras.Model, config: Config, classes: int, images: int) -> dict[str, int]:
-    """The bytes that a run needs at least, by what they are for."""
-    batch, layers = min(config.training.batch_size, images), model.layers
-    depth = len(layers) if config.unfreeze == "all" else min(config.unfreeze, len(layers))
-    trained = layers[len(layers) - depth :]
-    features = model.output.shape[-1]
-    if config.head.pooling == "flatten":
-        features = math.prod(model.output.shape[1:])
-    hidden = config.head.hidden
+def estimate(model: keras.Model, config: Config, stages: list[Stage], classes: int, images: int) -> dict[str, int]:
+    """The bytes that a run needs at least, by what they are for; arguments as those of `check`."""
+    computed = FLOAT if config.training.precision == "float32" else FLOAT // 2  # bytes of a layer's outputs
+    batch, hidden = min(config.training.batch_size, images), config.head.hidden
+    features = math.prod(model.output.shape[1:]) if config.head.pooling == "flatten" else model.output.shape[-1]
     head = (features * hidden + hidden * classes if hidden else features * classes) * FLOAT
-    updated = head + sum(weight.shape.num_elements() for layer in trained for weight in layer.weights) * FLOAT
-    moments = max(MOMENTS[stage.optimizer] for stage in (config.training.head, config.training.finetune))
-    decoded = batch if config.unfreeze == "all" or not config.activations.keep else FROZEN_BATCH
-    return {
+    parts = {
         "weights": head + model.count_params() * FLOAT,
-        "gradients and optimizer": (1 + moments) * updated,
-        "images": (1 + PREFETCH) * decoded * config.image_size**2 * 3 * FLOAT,
-        "outputs of layers": max(
-            FROZEN_BATCH * 2 * max(map(_bytes, layers)),  # input and output of the largest layer
-            batch * sum(_bytes(layer) for layer in trained if layer.weights),  # kept for backpropagation
-        ),
+        "gradients and optimizer": 0,
+        "images": FROZEN_BATCH * config.image_size**2 * 3 * FLOAT,
+        "outputs of layers": FROZEN_BATCH * 2 * max(map(_values, model.layers)) * computed,  # input and output of one
     }
+    for stage in stages:
+        depth = len(model.layers) if stage.depth == "all" else min(stage.depth, len(model.layers))
+        trained = model.layers[len(model.layers) - depth :]
+        weights = sum(weight.shape.num_elements() for layer in trained for weight in layer.trainable_weights) * FLOAT
+        kept = batch * sum(_values(layer) for layer in trained if layer.weights) * computed  # for backpropagation
+        slots = 1 + MOMENTS[stage.settings.optimizer]
+        parts["gradients and optimizer"] = max(parts["gradients and optimizer"], slots * (head + weights))
+        parts["outputs of layers"] = max(parts["outputs of layers"], kept)
+    return parts
 
 
 def available() -> int:
@@ -76,6 +76,6 @@ def available() -> int:
     return min(found)
 
 
-def _bytes(layer: keras.Layer) -> int:
-    """The size of one image's output."""
-    return sum(math.prod(tensor.shape[1:]) for tensor in keras.tree.flatten(layer.output)) * FLOAT
+def _values(layer: keras.Layer) -> int:
+    """How many numbers a layer gives for one image."""
+    return sum(math.prod(tensor.shape[1:]) for tensor in keras.tree.flatten(layer.output))

@@ -2,6 +2,7 @@
 
 import unicodedata
 
+INVISIBLE = "\u200b\u2060\ufeff\u00ad"  # of the category of those that join letters, which must stay
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of line breaks and unprintable characters
 
 
@@ -20,4 +21,4 @@ def trimmed(name: str) -> str:
 
 def is_unseen(character: str) -> bool:
     """Whether a character breaks lines or does not print."""
-    return unicodedata.category(character) in UNSEEN
+    return unicodedata.category(character) in UNSEEN or character in INVISIBLE

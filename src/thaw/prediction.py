@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from mlflow.entities import Run
 
-from thaw import data, decoding, folders, records
+from thaw import data, folders, records
 from thaw.config import Config, nearest
 from thaw.errors import ThawError
 from thaw.names import trimmed
@@ -26,12 +26,12 @@ class Picture:
     Attributes:
         name: what to call it.
         source: a file, or uint8 pixels.
-        truth: its class, where that is known.
+        truths: candidates for its class, such as the folders around it; the first that the model knows counts.
     """
 
     name: str
     source: Path | np.ndarray
-    truth: str | None
+    truths: tuple[str, ...]
 
 
 def choose(store: Store, run: str | None, experiment: str | None) -> Run:
@@ -60,24 +60,40 @@ def choose(store: Store, run: str | None, experiment: str | None) -> Run:
 
 
 def files(given: list[str]) -> list[Picture]:
-    """The pictures that files, folders and patterns name; the folder of a picture may be its class.
+    """The pictures that files, folders and patterns name; folders around a picture may be its class.
 
     Raises:
-        ThawError: a folder or a pattern names nothing.
+        ThawError: a folder has none.
     """
-    found: list[Path] = []
+    found: list[Picture] = []
     for each in given:
         path = Path(each).expanduser()
-        if os.path.isdir(path):
-            everything = sorted(folders.files(path, path.parent, {}))
-            below = [file for file in everything if file.suffix.lower() in decoding.ENDINGS | decoding.OTHERS]
-        else:
-            matching = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
-            below = [path] if os.path.lexists(path) or not glob.has_magic(each) else matching
-        if not below:
-            raise ThawError(f"{each} names no picture; give files, folders of pictures, or patterns in quotes")
-        found += below
-    return [Picture(str(path), path, trimmed(Path(os.path.abspath(path)).parent.name)) for path in found]
+        matching = (
+            [path] if os.path.lexists(path) else [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+        )
+        for match in matching or [path]:  # what is not there is reported with the others
+            below = _below(match) if os.path.isdir(match) else [Picture(str(match), match, (_folder(match),))]
+            if not below:
+                raise ThawError(f"{each} contains no pictures; give files, folders of pictures, or patterns in quotes")
+            found += below
+    return found
+
+
+def _below(folder: Path) -> list[Picture]:
+    """Everything in a folder but annotations; what is no picture is reported when it is read."""
+    real, unreadable = Path(os.path.abspath(folder)), {}
+    below = [each.relative_to(real) for each in folders.files(real, real.parent, unreadable)]
+    below = [each for each in below if each.suffix.lower() not in folders.ANNOTATIONS]
+    below += [Path(os.path.relpath(real.parent / each, real)) for each in unreadable]
+    return [
+        Picture(str(folder / each), folder / each, (*map(trimmed, each.parts[:-1]), trimmed(real.name)))
+        for each in sorted(below)
+    ]
+
+
+def _folder(path: Path) -> str:
+    """The name of the folder of a file."""
+    return trimmed(Path(os.path.abspath(path)).parent.name)
 
 
 def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int, seed: int) -> list[Picture]:
@@ -94,7 +110,7 @@ def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int
     part = whole.splits()[split]
     among = [i for i, label in enumerate(part.labels) if class_name in (None, whole.class_names[label])]
     chosen = np.random.default_rng(seed).permutation(among)[:count]
-    return [Picture(part.names[i], part.images[i], whole.class_names[part.labels[i]]) for i in chosen]
+    return [Picture(part.names[i], part.images[i], (whole.class_names[part.labels[i]],)) for i in chosen]
 
 
 def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, records.Prediction]]:
@@ -105,7 +121,7 @@ def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, records.Pre
     if not answers:
         raise ThawError("The run has recorded no answers, or they are lost; ask about files")
     least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
-    return [(Picture(answer.file, part.images[place[answer.file]], answer.truth), answer) for answer in least]
+    return [(Picture(answer.file, part.images[place[answer.file]], (answer.truth,)), answer) for answer in least]
 
 
 def confused(store: Store, run: Run, count: int = 5) -> list[str]:
@@ -129,6 +145,8 @@ def _dataset(store: Store, run: Run) -> data.Dataset:
     """
     config = settings(store, run)
     dataset = data.load(config.dataset, config.seed, store.root)
-    if dataset.digest() not in [each.dataset.digest for each in run.inputs.dataset_inputs]:
+    (recorded,) = run.inputs.dataset_inputs
+    contents = {tag.key: tag.value for tag in recorded.tags}.get("contents", dataset.contents)
+    if (recorded.dataset.digest, contents) != (dataset.digest(), dataset.contents):
         raise ThawError(f"{dataset.name} has changed since the run; ask about files instead")
     return dataset

@@ -45,7 +45,7 @@ def describe_data(record: Record, config: Config, dataset: Dataset, training: di
     used = {name: len(split) for name, split in training.items()}
     profile = json.dumps({"images": counts, "trained on": used, "classes": len(dataset.class_names)})
     source = json.dumps({"source": config.dataset.source, "path": config.dataset.path})
-    tags = {"fraction": f"{config.fraction:g}"}
+    tags = {"fraction": f"{config.fraction:g}", "contents": dataset.contents}
     record.dataset(dataset.name, dataset.digest(), source, profile, tags)
     _details(
         record,

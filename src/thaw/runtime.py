@@ -35,9 +35,8 @@ def start(threads: int, precision: str = "float32", strategy: str = "single") ->
     Raises:
         ThawError: there are not two devices to mirror on.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     faulthandler.enable(sys.__stderr__)  # a crash of native code says where
-    with _quiet():
+    with quiet():
         import tensorflow as tf
 
         with contextlib.suppress(RuntimeError):  # the threads of a process are fixed by its first run
@@ -151,8 +150,9 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what native code prints on standard error while TensorFlow starts, unless it fails."""
+def quiet() -> Iterator[None]:
+    """Keep back what native code prints on standard error while TensorFlow is imported, unless it fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with tempfile.TemporaryFile() as kept:
         screen = os.dup(2)
         os.dup2(kept.fileno(), 2)

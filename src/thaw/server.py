@@ -51,7 +51,7 @@ def serve(arguments: argparse.Namespace, environment: dict[str, str]) -> list[st
     """
     os.umask(0o077)  # what it writes is for its own user alone
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    database = environment.get(DATABASE) or sqlite.address(arguments.folder / "mlflow.db")
+    database = environment.get(DATABASE) or sqlite.address(arguments.folder / sqlite.NAME)
     try:
         create_engine(database).connect().close()
     except ImportError as error:

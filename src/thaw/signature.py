@@ -54,7 +54,7 @@ def of_run(config: Config, dataset: Dataset, weights: str) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    file = Path(config.weights.path or "").expanduser()
+    file = Path(config.weights.path or "")
     content = fingerprint.of([file], Path(config.store))[0].hex() if weights == "file" and file.is_file() else ""
     parts = {
         **relevant(config),

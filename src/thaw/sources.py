@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thaw import config, downloads, durable, folders, tables
+from thaw import config, downloads, durable, folders, runtime, tables
 from thaw.errors import ThawError
 from thaw.listing import SPLITS, Listing
 
@@ -65,8 +65,9 @@ def tfds(dataset: config.Dataset, store: Path) -> Listing:
     if not dataset.name:
         raise ThawError("dataset.name has no value; give the name of a TensorFlow dataset, such as tf_flowers")
     try:
-        import tensorflow
-        import tensorflow_datasets
+        with runtime.quiet():
+            import tensorflow
+            import tensorflow_datasets
     except ImportError as error:
         raise ThawError("dataset=tfds needs another package: pip install tensorflow-datasets") from error
     try:
@@ -102,15 +103,13 @@ SOURCES: dict[str, Callable[[config.Dataset, Path], Listing]] = {
 def _path(key: str, given: str | None) -> Path:
     if not given:
         raise ThawError(f"{key} has no value; give one with {key}=...")
+    path = Path(given)
     try:
-        path = Path(given).expanduser()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
             path.stat()
-    except RuntimeError as error:
-        raise ThawError(f"{key}={given} names a home folder that is not known; give the whole path") from error
     except OSError as error:
         raise ThawError(f"{key}={given} cannot be read ({error.strerror}); give one that can") from error
-    if os.path.isdir(path) and any(path.resolve().is_relative_to(each) for each in folders.NO_FILES):
+    if os.path.isdir(path) and folders.is_system(path):
         raise ThawError(f"{key}={given} is a system directory; choose a folder of images")
     return path
 

@@ -5,6 +5,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+NAME = "mlflow.db"  # in a store that has its own
 
 
 def address(path: Path) -> str:
@@ -23,5 +26,11 @@ def file(given: str) -> Path:
 
 
 def resolved(given: str) -> str:
-    """The same address from any folder; what follows its question mark stays."""
+    """The same address from any folder, whose query stays; empty if it names no file."""
+    try:
+        parsed = make_url(given)
+        if parsed.host or parsed.database in (None, "", ":memory:") or "\0" in parsed.database:
+            return ""
+    except (ArgumentError, ValueError):
+        return ""
     return "".join([address(file(given)), *given.partition("?")[1:]])

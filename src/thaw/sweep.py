@@ -122,7 +122,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     workspace.opened(Path(settings.store))
     progress.reporter().begin_sweep(composition.size(varied))
     progress.reporter().phase("checking data")
-    pictures = _check_datasets(samples, config.hydra.launcher.get("engine"))
+    contents = _check_datasets(samples, config.hydra.launcher.get("engine"))
     progress.reporter().phase("opening MLflow")
 
     from thaw import delivery, tracking
@@ -132,7 +132,7 @@ def _open(config: DictConfig) -> "tuple[Sweep, tracking.Store, FileLock]":
     same = [
         settings.experiment,
         store.name,
-        pictures if len(pictures) == 1 else [],  # else they are what varies
+        contents if len(contents) == 1 else [],  # else they are what varies
         sorted(values),
         _without(settings, list(values)),
     ]
@@ -174,15 +174,15 @@ def _check_datasets(samples: list[Config], engine: str | None) -> list[str]:
     """
     from thaw import data
 
-    pictures = {}
+    contents = {}
     for each in samples:
         named = each.dataset.model_dump_json(exclude={"image_size", "fold"})
         path = each.dataset.path
         elsewhere = engine in ("slurm", "ray") and path is not None and not Path(path).exists()
-        if named not in pictures:
+        if named not in contents:
             store = Path(each.store)
-            pictures[named] = each.dataset_name if elsewhere else data.load(each.dataset, each.seed, store).contents
-    return sorted(set(pictures.values()))
+            contents[named] = each.dataset_name if elsewhere else data.load(each.dataset, each.seed, store).contents
+    return sorted(set(contents.values()))
 
 
 def _merged(values: list[dict[str, list[str]]]) -> dict[str, list[str]]:

@@ -93,7 +93,7 @@ def stores(root: Path) -> Iterator[Store]:
     opened = (journal.read(folder)[:1] for folder in workspace.journals(root))
     for name in sorted({line["uri"] for lines in opened for line in lines}):
         address = given if given and redact(given) == name else name
-        file = sqlite.file(name) if name.startswith("sqlite") else root / tracking.DATABASE
+        file = sqlite.file(name) if name.startswith("sqlite") else root / sqlite.NAME
         if "***" in address:
             print(f"{name} needs its credentials: give the whole address in MLFLOW_TRACKING_URI", file=sys.stderr)
         elif (not name or name.startswith("sqlite")) and not file.exists():

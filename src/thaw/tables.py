@@ -4,10 +4,14 @@ import codecs
 import contextlib
 import csv
 import os
+import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+
+import numpy as np
 
 from thaw import config
 from thaw.config import nearest
@@ -15,6 +19,7 @@ from thaw.errors import ThawError
 from thaw.listing import SPLITS, Listing, class_trouble, file_trouble
 from thaw.names import plain, trimmed
 
+SEP = re.compile("sep=.$", re.IGNORECASE)  # a first line of Excel's own
 SEPARATORS = (",", ";", "\t", "|")
 Row = tuple[int, dict[str, str | None]]  # its number, and a text by column; None for a cell that is no text
 
@@ -29,7 +34,7 @@ def tabled(path: Path, base: Path, name: str, columns: config.Columns, divided: 
         columns: what they are called.
         divided: whether the splits that it may name count.
     """
-    rows, known, refused = _rows(path, {columns.image, columns.label})
+    rows, known, refused = _rows(path, {columns.image, columns.label, columns.split})
     for key, column in (("image", columns.image), ("label", columns.label)):
         if column not in known:
             raise ThawError(
@@ -80,7 +85,7 @@ def _above(names: list[str | None]) -> str | None:
     return os.path.commonpath([os.path.dirname(os.path.normpath(name)) for name in names])
 
 
-def _there(known: dict[Path, dict[str, str]], base: Path, name: str) -> Path:
+def _there(known: dict[Path, dict[str, list[str]]], base: Path, name: str) -> Path:
     """The file of that name, or the one whose name reads the same, as those in a manifest do.
 
     Args:
@@ -90,25 +95,32 @@ def _there(known: dict[Path, dict[str, str]], base: Path, name: str) -> Path:
     """
     if "\0" in name or os.path.lexists(base / name):
         return base / name
-    place = base
-    for part in Path(name).parts:
-        if not os.path.lexists(place / part):
-            if place not in known:
-                known[place] = {}
-                with contextlib.suppress(OSError):
-                    known[place] = {plain(each): each for each in os.listdir(place)}
-            part = known[place].get(plain(part), part)
-        place = place / part
-    return place
+    return next(_alike(known, base, Path(name).parts), base / name)
+
+
+def _alike(known: dict[Path, dict[str, list[str]]], place: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """What is there below a folder under names that read as `parts` do; several folders may."""
+    if not parts:
+        yield place
+        return
+    if place not in known:
+        known[place] = defaultdict(list)
+        with contextlib.suppress(OSError):
+            for each in sorted(os.listdir(place)):
+                known[place][plain(each)].append(each)
+    for each in known[place].get(plain(parts[0]), [".."] * (parts[0] == "..")):
+        yield from _alike(known, place / each, parts[1:])
 
 
 def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
     """The rows of a table, its columns, and the rejected rows: those with more fields than columns."""
     try:
         rows, columns, refused = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _text_rows(path, wanted)
+    except UnicodeDecodeError as error:
+        raise ThawError(f"dataset.path={path} cannot be read as a table: it is not UTF-8; save it as UTF-8") from error
     except Exception as error:  # of a file that only ends like a table
         raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); mend it") from error
-    if twice := sorted(name for name, count in Counter(filter(None, columns)).items() if count > 1):
+    if twice := sorted(name for name, count in Counter(columns).items() if count > 1 and name in wanted):
         raise ThawError(f"dataset.path={path} has several columns {twice[0]}; rename or remove one")
     return [(number, row) for number, row in rows if any(row.values())], columns, refused
 
@@ -116,19 +128,20 @@ def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str,
 def _text_rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
     """Rows of a text file, numbered by line. No column becomes an index, however many fields a row has."""
     with path.open(newline="", encoding=_encoding(path)) as file:
-        separator = _separator(file.readline(), wanted)
+        lines = enumerate(file, 1)
+        first, header = next(((n, line) for n, line in lines if line.strip() and not SEP.match(line)), (1, ""))
         file.seek(0)
-        reader = csv.reader(file, delimiter=separator, strict=True)
+        for _ in range(first - 1):
+            file.readline()
+        reader = csv.reader(file, delimiter=_separator(header, wanted), strict=True)
         columns = [trimmed(each) for each in next(reader, [])]
-        while columns and not columns[-1]:
-            columns.pop()  # a header with a trailing separator
-        rows, refused, number = [], {}, reader.line_num + 1
+        rows, refused, number = [], {}, first + reader.line_num
         for fields in reader:
             if any(each.strip() for each in fields[len(columns) :]):
                 refused[f"row {number}"] = f"has {len(fields)} fields, expected {len(columns)}"
             else:
                 rows.append((number, dict(zip_longest(columns, fields[: len(columns)], fillvalue=""))))
-            number = reader.line_num + 1
+            number = first + reader.line_num
     return rows, columns, refused
 
 
@@ -159,7 +172,7 @@ def _parquet_rows(path: Path) -> tuple[list[Row], list[str], dict[str, str]]:
             return None
         if pandas.isna(value):
             return ""
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
 
     columns = list(frame.columns)
     rows = [dict(zip(columns, map(text, values), strict=True)) for values in frame.itertuples(index=False, name=None)]

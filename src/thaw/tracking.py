@@ -10,6 +10,7 @@ import shlex
 import socket
 import sqlite3
 import subprocess
+import sys
 import textwrap
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -45,7 +46,6 @@ SWEPT = "swept."  # begins the tags of a sweep that name its keys and their valu
 BEST_FIRST, SIMPLEST_FIRST = "metrics.`kept_val_accuracy` DESC", "metrics.`trainable_parameters` ASC"
 MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow's pages for language models
 CODE_WIDTH = 60  # columns of a command in a description; wider ones push the values of a run out of sight
-DATABASE = "mlflow.db"  # of a store that has its own
 LOCATIONS = (  # the columns of MLflow's tables that say where files are
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"),
@@ -136,15 +136,15 @@ def connect(given: str | None, root: str, experiment: str | None = None) -> Stor
     Raises:
         ThawError: the address is malformed, what is there refuses, or the folder is no store.
     """
-    uri = given or sqlite.address(workspace.existing(Path(root)) / DATABASE)
+    uri = given or sqlite.address(workspace.existing(Path(root)) / sqlite.NAME)
     scheme = re.match(r"([a-z]+)(\+[a-z0-9]+)?://", uri)
-    if not scheme or scheme[1] not in SCHEMES or re.fullmatch("sqlite://(/|/:memory:)?", uri):
+    if scheme and scheme[1] == "sqlite":
+        uri = sqlite.resolved(uri)  # the same file from any folder
+    if not scheme or scheme[1] not in SCHEMES or not uri:
         raise ThawError(
-            f"tracking.uri={redact(uri)} is no tracking store; give sqlite:///FILE, http://HOST:PORT or "
+            f"tracking.uri={redact(given or '')} is no tracking store; give sqlite:///FILE, http://HOST:PORT or "
             "postgresql://HOST/DATABASE"
         )
-    if scheme[1] == "sqlite":  # the same file from any folder
-        uri = sqlite.resolved(uri)
     local = not scheme[1].startswith(("http", "databricks"))
     artifacts = (Path(root).resolve() / "artifacts").as_uri() if local else None
     store = Store(uri, redact(uri) if given else "", artifacts, None, Path(root))
@@ -276,17 +276,22 @@ def _follow(path: Path, artifacts: str) -> None:
         before = found[0].removesuffix("/0") if found else artifacts
         if before == artifacts or _is_same(before, artifacts):
             return
-        with contextlib.suppress(sqlite3.OperationalError), database:  # a read-only store
-            for table, column in LOCATIONS:
-                database.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (artifacts, len(before) + 1, len(before) + 1, f"{before}/"),
-                )
-                database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (artifacts, before))
-            print(
-                f"The store was moved from {_folder(before).parent} to {path.parent}; updated its artifact locations",
-                flush=True,
-            )
+        try:
+            with database:
+                for table, column in LOCATIONS:
+                    database.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                        (artifacts, len(before) + 1, len(before) + 1, f"{before}/"),
+                    )
+                    database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (artifacts, before))
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+            return
+    print(
+        f"The store was moved from {_folder(before).parent} to {path.parent}; updated its artifact locations",
+        file=sys.stderr,
+    )
 
 
 def _is_same(one: str, other: str) -> bool:

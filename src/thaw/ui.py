@@ -26,6 +26,8 @@ def main() -> int:
     parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
+    if not 0 < arguments.port < 65536:
+        parser.error(f"--port {arguments.port} is no port; give one from 1 to 65535")
     try:
         store = tracking.connect(os.environ.get("MLFLOW_TRACKING_URI"), str(arguments.store))
     except ThawError as error:

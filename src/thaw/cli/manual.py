@@ -30,6 +30,7 @@ takes lists of either and trains every combination.
 
 def main() -> int:
     """Print the manual for the configuration that the other arguments compose, a list of values left out."""
+    composition.hand_on_credentials()
     given = [each for each in sys.argv[1:] if "=" in each and not each.startswith("-")]
     try:
         overrides = [each.input_line for each in composition.parse(given) if not each.is_sweep_override()]

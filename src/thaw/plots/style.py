@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -45,10 +46,13 @@ FALLBACKS = (  # for scripts that DejaVu Sans lacks, on Linux, macOS and Windows
 def _installed() -> list[str]:
     """The installed fallbacks, including fonts newer than Matplotlib's font cache."""
     fonts = font_manager.fontManager
-    listed = {font.fname for font in fonts.ttflist}
-    for path in sorted(set(font_manager.findSystemFonts()) - listed):
-        with contextlib.suppress(Exception):  # not a font that Matplotlib reads
-            fonts.addfont(path)
+    if (
+        not set(FALLBACKS) & set(fonts.get_font_names()) and sys.platform != "darwin"
+    ):  # which takes seconds to list them
+        listed = {font.fname for font in fonts.ttflist}
+        for path in sorted(set(font_manager.findSystemFonts()) - listed):
+            with contextlib.suppress(Exception):  # not a font that Matplotlib reads
+                fonts.addfont(path)
     names = set(fonts.get_font_names())
     return [name for name in FALLBACKS if name in names]
 
