@@ -100,11 +100,6 @@ def test_only_a_folder_among_the_launches_of_a_store_is_removed(tmp_path):
     assert left == [False, True, True]
 
 
-def test_a_store_whose_path_has_a_question_mark_is_refused(tmp_path):
-    with pytest.raises(ThawError, match=r"has a \?, which no address of a database can hold"):
-        workspace.opened(tmp_path / "why?")
-
-
 def test_what_a_system_puts_into_folders_is_in_nobodys_way(command, tmp_path, monkeypatch, capsys):
     store = tmp_path / "mlruns"
     assert command(*TINY)[0] == 0

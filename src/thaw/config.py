@@ -346,7 +346,7 @@ def _said(detail: dict, values: dict) -> str:
     received = str(detail["input"])
     received = f"{received[:LONGEST]}…" if len(received) > LONGEST else received
     if place == "unfreeze":
-        return f"unfreeze={received} is not allowed; give a number of layers from 0 to {MANY}, or all"
+        return f"unfreeze={received} is not allowed; give a number of layers from 0 up, or all"
     if place.endswith("fraction"):
         return f"{place}={received} is not allowed; give a per cent above 0 and up to 100"
     return f"{place}={received} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"
