@@ -45,6 +45,11 @@ def test_outputs_are_as_large_as_the_precision_and_no_batch_is_larger_than_the_d
     assert estimated("unfreeze=all", "training.batch_size=512", images=256)["outputs of layers"] == whole / 2
 
 
+def test_without_a_frozen_part_nothing_is_computed_for_more_images_than_a_batch(estimated):
+    parts = estimated("unfreeze=all", "training.head.epochs=0", "training.batch_size=8")
+    assert parts["images"] == 4 * 8 * 64 * 64 * 3
+
+
 def test_a_flattened_head_counts_every_place(model, estimated):
     parts = estimated("head.pooling=flatten", "head.hidden=100")
     assert parts["weights"] == 4 * (model.count_params() + 2 * 2 * 256 * 100 + 100 * 10)

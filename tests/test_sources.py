@@ -306,7 +306,7 @@ def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_s
     assert load(labelled(root / "labels.csv")).digest() == first.digest()
 
 
-@pytest.mark.parametrize("before", ["sep=,\n", "\n\n", "SEP=,\n\n"])
+@pytest.mark.parametrize("before", ["sep=,\n", "\n\n", "SEP=,\n\n", "sep=;\r\n"])
 def test_what_stands_before_the_header_is_passed_over_and_rows_keep_their_numbers(table, load, before):
     path = table()
     path.write_text(before + path.read_text().replace("all/001", "gone"))

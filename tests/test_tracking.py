@@ -8,8 +8,9 @@ import sys
 
 import pytest
 from mlflow.store.tracking import sqlalchemy_store
+from sqlalchemy import Engine, event
 
-from thaw import composition, tracking, workspace
+from thaw import composition, sqlite, tracking, workspace
 from thaw.errors import ThawError, redact
 
 
@@ -187,6 +188,23 @@ for moment in ("statement 1", "statement 40", "statement 200", "rename"):
     left = {each.name for each in store.iterdir()}
     assert left <= {"mlflow.db", "mlflow.db.lock", workspace.MARK}, left
 """
+
+
+def test_a_database_has_its_name_only_once_every_statement_is_done(tmp_path):
+    """So that a kill at whichever leaves nothing that could be taken for one."""
+    store, statements = workspace.opened(tmp_path / "store"), []
+
+    def note(*_):
+        statements.append((store / sqlite.NAME).exists())
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        tracking.connect(None, str(store))
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    made = statements.index(True) if True in statements else len(statements)
+    assert made > 100
+    assert not any(statements[:made])
 
 
 def test_a_kill_at_any_moment_while_the_database_is_made_costs_nothing(tmp_path):

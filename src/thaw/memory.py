@@ -50,11 +50,12 @@ def estimate(model: keras.Model, config: Config, stages: list[Stage], classes: i
     batch, hidden = min(config.training.batch_size, images), config.head.hidden
     features = math.prod(model.output.shape[1:]) if config.head.pooling == "flatten" else model.output.shape[-1]
     head = (features * hidden + hidden * classes if hidden else features * classes) * FLOAT
+    rows = batch if all(stage.depth == "all" for stage in stages) else FROZEN_BATCH  # that are computed at once
     parts = {
         "weights": head + model.count_params() * FLOAT,
         "gradients and optimizer": 0,
-        "images": FROZEN_BATCH * config.image_size**2 * 3 * FLOAT,
-        "outputs of layers": FROZEN_BATCH * 2 * max(map(_values, model.layers)) * computed,  # input and output of one
+        "images": rows * config.image_size**2 * 3 * FLOAT,
+        "outputs of layers": rows * 2 * max(map(_values, model.layers)) * computed,  # input and output of one
     }
     for stage in stages:
         depth = len(model.layers) if stage.depth == "all" else min(stage.depth, len(model.layers))

@@ -19,7 +19,7 @@ from thaw.errors import ThawError
 from thaw.listing import SPLITS, Listing, class_trouble, file_trouble
 from thaw.names import plain, trimmed
 
-SEP = re.compile("sep=.$", re.IGNORECASE)  # a first line of Excel's own
+SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)  # a first line of Excel's own
 SEPARATORS = (",", ";", "\t", "|")
 Row = tuple[int, dict[str, str | None]]  # its number, and a text by column; None for a cell that is no text
 
