@@ -143,7 +143,7 @@ class Stage(Section):
     """One compile and fit."""
 
     epochs: int = Field(ge=0, le=MANY)
-    learning_rate: float = Field(ge=1e-10, le=1000)
+    learning_rate: float = Field(ge=1e-30, le=1000)  # in float32
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"]
     patience: Count | None
     fraction: Percent
