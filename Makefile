@@ -74,10 +74,10 @@ tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PO
 	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
 test: setup-dev  ## the fast tests
-	$(BIN)/pytest -n 2 -m "not real and not slow and not browser and not services"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not real and not slow and not browser and not services"
 
 test-rest: setup-dev  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
-	$(BIN)/pytest -n 2 -m "real or slow" -rs
+	$(BIN)/pytest -n 2 --dist worksteal -m "real or slow" -rs
 
 test-browser: setup-dev  ## the pages that Thaw makes and points to, in a real Chromium (Debian: chromium chromium-driver)
 	$(BIN)/pytest -m browser -rs
