@@ -50,10 +50,10 @@ sweep: setup  ## every combination: make sweep args="backbone=vgg16,resnet50 fra
 	$(BIN)/python train.py -m $(args)
 
 compare: setup  ## the runs of an experiment side by side: make compare experiment=digits
-	$(BIN)/python compare.py $(experiment) $(args)
+	$(BIN)/python compare.py $(if $(experiment),"$(experiment)") $(args)
 
 report: setup  ## the same as a page, and as a note in experiments/results: make report experiment=digits
-	$(BIN)/python compare.py $(experiment) --out mlruns/reports/$(experiment) --notebook $(args)
+	$(BIN)/python compare.py $(if $(experiment),"$(experiment)") --out "mlruns/reports/$(experiment)" --notebook $(args)
 
 ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from thaw import workspace
 from thaw.cli import terminal
 from thaw.composition import ROOT
 from thaw.errors import sentence
@@ -56,7 +57,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and its charts there")
     parser.add_argument("--notebook", action="store_true", help="write experiments/results/EXPERIMENT.md and charts")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="of MLflow (MLFLOW_TRACKING_URI)")
-    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    parser.add_argument(
+        "--store", type=workspace.place, default=ROOT / "mlruns", help="folder that runs leave their files in"
+    )
     return parser.parse_args()
 
 

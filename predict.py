@@ -9,10 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from thaw import progress
+from thaw import decoding, progress, workspace
 from thaw.cli import terminal
 from thaw.composition import ROOT
-from thaw.errors import sentence
+from thaw.errors import ThawError, sentence
+
+DRAWN = Path("prediction.png")  # without --out
 
 
 def main() -> int:
@@ -32,6 +34,11 @@ def main() -> int:
             asked = prediction.drawn(store, run, arguments.split, arguments.class_name, arguments.count, arguments.seed)
         else:
             asked = prediction.files(arguments.pictures)
+        if not arguments.out and not arguments.json:
+            for path in (DRAWN, *Path().glob(f"{DRAWN.stem}-[0-9]*.png")):
+                decoding.check_replaceable(path)
+        if arguments.out and arguments.out.resolve() in [Path(each.name).resolve() for each in asked]:
+            raise ThawError(f"--out {arguments.out} is one of the pictures; give another file")
         runtime.start(runtime.share_of_cores({}))
         from thaw import classifier
         from thaw.plots import predictions
@@ -54,7 +61,7 @@ def main() -> int:
             for words in prediction.confused(store, run):
                 console.print(words)
         if answers and not (arguments.json and arguments.out is None):
-            drawn = predictions.save_pages(predictions.pages(answers, summary), arguments.out or Path("prediction.png"))
+            drawn = predictions.save_pages(predictions.pages(answers, summary), arguments.out or DRAWN)
             more = f" (the first {predictions.MOST})" if len(answers) > predictions.MOST else ""
             print(f"Drawn: {', '.join(map(str, drawn))}{more}", file=sys.stderr)
         for words in unreadable:
@@ -91,7 +98,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="with --split: of the draw (default: %(default)s)")
     parser.add_argument("--worst", type=int, metavar="N", help="the test images that the run got most wrong")
     parser.add_argument("--uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="of MLflow (MLFLOW_TRACKING_URI)")
-    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    parser.add_argument(
+        "--store", type=workspace.place, default=ROOT / "mlruns", help="folder that runs leave their files in"
+    )
     arguments = parser.parse_args()
     if min(arguments.top, arguments.count, 1 if arguments.worst is None else arguments.worst) < 1:
         parser.error("--top, --count and --worst take numbers from 1 up")

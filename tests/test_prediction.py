@@ -19,7 +19,7 @@ from mlflow.entities import LoggedModelOutput
 from PIL import Image
 from test_network import build
 
-from thaw import classifier, data, prediction, records, tracking, workspace
+from thaw import classifier, data, folders, prediction, records, tracking, workspace
 from thaw.errors import ThawError
 from thaw.plots import predictions
 
@@ -188,6 +188,27 @@ def test_a_class_is_known_however_its_name_is_composed(photos):
     assert (
         prediction.files([str(photos)])[0].truths[0] == "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{COMBINING ACUTE ACCENT}"
     )
+
+
+def test_nobodys_picture_is_drawn_over(predict, photos, tmp_path):
+    (photos / "3" / "a b.png").rename(tmp_path / "prediction.png")
+    before = (tmp_path / "prediction.png").read_bytes()
+    status, _, err = predict(tmp_path / "prediction.png")
+    assert status == 1
+    assert err.endswith("prediction.png is there, and Thaw did not draw it; move it, or work in another folder\n")
+    status, _, err = predict("prediction.png", "--out", "prediction.png")
+    assert status == 1
+    assert "--out prediction.png is one of the pictures; give another file" in err
+    assert (tmp_path / "prediction.png").read_bytes() == before
+
+
+def test_drawings_are_replaced_and_are_neither_asked_about_nor_data(predict, photos, tmp_path):
+    for _ in range(2):
+        status, lines, err = predict(".")
+        assert (status, len(lines)) == (0, 2), err
+    assert (tmp_path / "prediction.png").exists()
+    (tmp_path / "prediction.png").rename(photos / "prediction.png")
+    assert not folders.listed(photos, "photos").refused
 
 
 @pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])

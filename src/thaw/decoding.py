@@ -31,6 +31,7 @@ with contextlib.suppress(ImportError):  # the extra `heic`
     FORMATS.append("HEIF")
     VERSION += f", pillow-heif {pillow_heif.__version__}"
 
+SOFTWARE = "Thaw"  # in the metadata of the PNGs that it draws
 LARGE = threading.Lock()
 TINY = 128  # px of the longer side of a picture that is enlarged for people
 
@@ -93,6 +94,25 @@ def unreadable(path: Path) -> str:
     if ending in HEIC:
         return "is a HEIC image; to read it: pip install -e '.[heic]'"
     return f"does not end in {', '.join(sorted(ENDINGS))}"
+
+
+def is_drawing(path: Path) -> bool:
+    """Whether it is a figure that Thaw drew, which is neither data nor anybody else's."""
+    try:
+        with _opened(path, math.inf) as image:
+            return image.info.get("Software") == SOFTWARE
+    except Exception:
+        return False
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to draw over a file that Thaw did not draw.
+
+    Raises:
+        ThawError: there is one.
+    """
+    if path.exists() and not is_drawing(path):
+        raise ThawError(f"{path} is there, and Thaw did not draw it; move it, or work in another folder")
 
 
 def is_picture(path: Path) -> bool:

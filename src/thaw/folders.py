@@ -5,7 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from thaw.decoding import ENDINGS, UNSUPPORTED, is_picture
+from thaw.decoding import ENDINGS, UNSUPPORTED, is_drawing, is_picture
 from thaw.errors import ThawError
 from thaw.listing import SPLITS, Listing, class_trouble
 from thaw.names import plain, trimmed
@@ -91,7 +91,7 @@ def _refuse_strays(found: Listing, root: Path, place: Path, expected: set[str]) 
                 found.refused[below] = f"is none of {', '.join(sorted(expected))}"
         elif not os.path.exists(each):
             found.refused[below] = "is a link to nothing"
-        elif each.suffix.lower() in ENDINGS | UNSUPPORTED or is_picture(each):
+        elif (each.suffix.lower() in ENDINGS | UNSUPPORTED or is_picture(each)) and not is_drawing(each):
             found.refused[below] = "lies in no class"
 
 

@@ -12,6 +12,7 @@ from mlflow.entities import Run
 
 from thaw import data, folders, records
 from thaw.config import Config, nearest
+from thaw.decoding import is_drawing
 from thaw.errors import ThawError
 from thaw.names import trimmed
 from thaw.tracking import BEST_FIRST, SIMPLEST_FIRST, Store
@@ -83,7 +84,7 @@ def _below(folder: Path) -> list[Picture]:
     """Everything in a folder but annotations; what is no picture is reported when it is read."""
     real, unreadable = Path(os.path.abspath(folder)), {}
     below = [each.relative_to(real) for each in folders.files(real, real.parent, unreadable)]
-    below = [each for each in below if each.suffix.lower() not in folders.ANNOTATIONS]
+    below = [each for each in below if each.suffix.lower() not in folders.ANNOTATIONS and not is_drawing(real / each)]
     below += [Path(os.path.relpath(real.parent / each, real)) for each in unreadable]
     return [
         Picture(str(folder / each), folder / each, (*map(trimmed, each.parts[:-1]), trimmed(real.name)))

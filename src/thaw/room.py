@@ -102,7 +102,9 @@ def _size(count: float) -> str:
 def main() -> int:
     """Say what there is, remove what can go, and say what that was; status 1 for a folder that is no store."""
     parser = argparse.ArgumentParser(prog="make prune", description=__doc__)
-    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    parser.add_argument(
+        "--store", type=workspace.place, default=ROOT / "mlruns", help="folder that runs leave their files in"
+    )
     root, console = parser.parse_args().store, terminal.console(soft_wrap=True)
     try:
         workspace.existing(root)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from thaw import delivery, durable, journal, room, sync, tracking, views, workspace
 from thaw.cli.terminal import Display, link
+from thaw.composition import ROOT
 from thaw.config import Config
 from thaw.job import Outcome
 from thaw.sweep import Sweep
@@ -91,10 +92,10 @@ def close(sweep: Sweep, store: tracking.Store, lock: FileLock, display: Display)
     sent = delivery.Sent.of(place)
     if finished and sent.run:
         opening = next(line for line in reversed(journal.read(place)) if line["kind"] == "open")
-        console.print("Side by side in MLflow (start it with make ui):")
+        console.print(f"Side by side in MLflow (start it with {_ui(root)}):")
         for title, page in views.pages(store, sent.experiment, sent.run, sweep.varied).items():
             console.print(link(console, f"  {title}", page))
-        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}")
+        console.print(f"Intervals and tests: python compare.py {shlex.quote(opening['experiment'])}{_store(root)}")
         with contextlib.suppress(Exception):  # a name for the best model is not worth failing for
             views.name_champion(store, sent.experiment)
     _report(pending, root, display)
@@ -127,10 +128,20 @@ def finish(outcome: Outcome, config: Config, display: Display) -> None:
     sent = delivery.Sent.of(Path(outcome.place))
     if sent.run:
         page = store.run_page(sent.experiment, sent.run)
-        display.console.print(link(display.console, "In MLflow (start it with make ui)", page))
+        display.console.print(link(display.console, f"In MLflow (start it with {_ui(root)})", page))
         with contextlib.suppress(Exception):
             views.name_champion(store, sent.experiment)
     _report(pending, root, display)
+
+
+def _store(root: Path) -> str:
+    """The option of other commands for that store; nothing for the checkout's own."""
+    return "" if root.resolve() == (ROOT / "mlruns").resolve() else f" --store {shlex.quote(str(root))}"
+
+
+def _ui(root: Path) -> str:
+    """The command that shows that store in MLflow."""
+    return f"python -m thaw.ui{_store(root)}" if _store(root) else "make ui"
 
 
 def _report(pending: sync.Synced, root: Path, display: Display) -> None:

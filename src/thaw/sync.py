@@ -108,7 +108,9 @@ def stores(root: Path) -> Iterator[Store]:
 def main() -> int:
     """`make sync`: send what is pending, and say how much that was; status 1 if something is left."""
     parser = argparse.ArgumentParser(prog="make sync", description=__doc__)
-    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    parser.add_argument(
+        "--store", type=workspace.place, default=ROOT / "mlruns", help="folder that runs leave their files in"
+    )
     root, left = parser.parse_args().store, 0
     try:
         workspace.existing(root)

@@ -3,15 +3,15 @@
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from thaw import sync, tracking, views
+from thaw import sync, tracking, views, workspace
 from thaw.cli.terminal import console, link
 from thaw.composition import ROOT
 from thaw.errors import ThawError
@@ -23,7 +23,9 @@ PATIENCE = 60.0  # seconds for the server to answer
 def main() -> int:
     """Start MLflow's server, print the addresses once it answers, and be quiet until it ends."""
     parser = argparse.ArgumentParser(prog="make ui", description=__doc__)
-    parser.add_argument("--store", type=Path, default=ROOT / "mlruns", help="folder that runs leave their files in")
+    parser.add_argument(
+        "--store", type=workspace.place, default=ROOT / "mlruns", help="folder that runs leave their files in"
+    )
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
     if not 0 < arguments.port < 65536:
@@ -39,6 +41,13 @@ def main() -> int:
     if not store.artifacts:  # a server has pages of its own
         _print_addresses(store, store.host)
         return 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", arguments.port))
+        except OSError as error:
+            print(f"Port {arguments.port} cannot be used ({error.strerror}); give another with PORT=", file=sys.stderr)
+            return 1
     host = f"http://127.0.0.1:{arguments.port}"
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # two processes in place of fourteen
     os.environ["MLFLOW_BACKEND_STORE_URI"] = store.uri  # which may hold a password, so that it is no argument

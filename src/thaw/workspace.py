@@ -42,6 +42,11 @@ def existing(root: Path) -> Path:
     raise ThawError(f"Nothing is recorded in {root} yet; train something first: python train.py")
 
 
+def place(given: str) -> Path:
+    """What is given with `--store`, where a shell leaves a ~ as it is."""
+    return Path(given).expanduser()
+
+
 def is_store(root: Path) -> bool:
     """Whether Thaw made the folder; stores of before have no mark, but journals."""
     return (root / MARK).is_file() or any(root.glob("runs/*/journal.jsonl")) or any(root.glob("sweeps/*/journal.jsonl"))

@@ -8,7 +8,7 @@ import hydra
 import numpy as np
 from omegaconf import DictConfig
 
-from thaw import composition, progress, runtime
+from thaw import composition, decoding, progress, runtime
 from thaw.config import check
 from thaw.errors import ThawError
 
@@ -32,6 +32,7 @@ def is_asked() -> bool:
 def main(composed: DictConfig) -> None:
     """Draw the images of the first batch of the first stage, with their classes and the views of the first epochs."""
     config = check(composed)
+    decoding.check_replaceable(FILE)
     from thaw import data
 
     dataset = data.load(config.dataset, config.seed, Path(config.store))

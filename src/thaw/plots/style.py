@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from rich.cells import cell_len, set_cell_size
 
 from thaw import progress
+from thaw.decoding import SOFTWARE
 
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # that a font has no regular weight is no news
 
@@ -92,7 +93,8 @@ def figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, plt.Ax
 def save(drawn: Figure, path: Path) -> None:
     """Write a PNG, or what else the name ends in, and close the figure."""
     with plt.rc_context(STYLE), _glyphs():
-        drawn.savefig(path, facecolor="white")
+        metadata = {"Software": SOFTWARE} if path.suffix.lower() == ".png" else None
+        drawn.savefig(path, facecolor="white", metadata=metadata)
     plt.close(drawn)
 
 
