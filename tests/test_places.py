@@ -1,6 +1,7 @@
 """A run, a comparison and a prediction where every path and name has signs that mean something to somebody."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def test_odd_paths_and_names_are_like_any_others(command, pictures, tmp_path, mo
     )  # fmt: skip
     assert status == 0, out + err
     assert "Traceback" not in out + err
+    assert f"python compare.py {shlex.quote(name)} --store {shlex.quote(str(store))}\n" in out
     assert (store / "mlflow.db").is_file()
     assert {each.name for each in tmp_path.iterdir()} == {
         each.relative_to(tmp_path).parts[0] for each in (store, photos)

@@ -272,6 +272,17 @@ def test_splits_do_not_depend_on_where_the_images_of_a_table_lie(pictures, tmp_p
     assert found[0].digest() == found[1].digest()
 
 
+def manifest(found, root):
+    """The table that a run records of a dataset."""
+    lines = [
+        f"{name},{found.class_names[label]},{part}\n"
+        for part, split in found.splits().items()
+        for name, label in zip(split.names, split.labels, strict=True)
+    ]
+    (root / "labels.csv").write_text("file,class,split\n" + "".join(lines))
+    return root / "labels.csv"
+
+
 def test_a_table_finds_files_whose_names_read_as_its_own_do(pictures, load):
     root = pictures({"a": 4, "b": 4})
     composed, apart = "k\N{LATIN SMALL LETTER A WITH DIAERESIS}", "ka\N{COMBINING DIAERESIS}"
@@ -280,13 +291,7 @@ def test_a_table_finds_files_whose_names_read_as_its_own_do(pictures, load):
     (root / " a" / apart / "000.png").rename(root / " a" / apart / f"{composed}.png")
     (root / " a" / apart / "001.png").rename(root / " a" / apart / "x\ty.png")
     first = load(folder(root))
-    lines = [
-        f"{name},{first.class_names[label]},{part}\n"
-        for part, split in first.splits().items()
-        for name, label in zip(split.names, split.labels, strict=True)
-    ]
-    (root / "labels.csv").write_text("file,class,split\n" + "".join(lines))
-    assert load(labelled(root / "labels.csv")).digest() == first.digest()
+    assert load(labelled(manifest(first, root))).digest() == first.digest()
 
 
 def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_side(pictures, tmp_path, load):
@@ -297,13 +302,7 @@ def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_s
             root / "\N{LATIN SMALL LETTER E WITH ACUTE}" / f"00{number}.png"
         )
     first = load(folder(root))
-    lines = [
-        f"{name},{first.class_names[label]},{part}\n"
-        for part, split in first.splits().items()
-        for name, label in zip(split.names, split.labels, strict=True)
-    ]
-    (root / "labels.csv").write_text("file,class,split\n" + "".join(lines))
-    assert load(labelled(root / "labels.csv")).digest() == first.digest()
+    assert load(labelled(manifest(first, root))).digest() == first.digest()
 
 
 @pytest.mark.parametrize("before", ["sep=,\n", "\n\n", "SEP=,\n\n", "sep=;\r\n"])

@@ -562,3 +562,14 @@ def test_the_kept_epoch_is_its_step_in_mlflow_after_a_head_that_stopped_early(co
     steps = [point.step for point in client().get_metric_history(run.info.run_id, "val_loss")]
     assert steps == [0, 1, 6]
     assert run.data.metrics["kept_epoch"] == 6
+
+
+def test_nothing_of_a_store_has_a_signature_or_a_password(command, tmp_path, monkeypatch):
+    overrides = [each for each in TINY if each != "tracking.model=false"]
+    status, out, err = command("-m", *overrides, "+dataset.url=https://h/a.zip?id=1&sig=s3cret", "seed=0,1")
+    assert status == 0, out + err
+    assert "s3cret" not in out + err
+    files = [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert not [path for path in files if b"s3cret" in path.read_bytes()]
+    assert any(b"id=1&sig=***" in path.read_bytes() for path in files)

@@ -111,3 +111,8 @@ def test_what_a_system_puts_into_folders_is_in_nobodys_way(command, tmp_path, mo
     assert sync.main() == 0
     assert room.main() == 0
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_home_folder_is_found_where_the_shell_leaves_it_to_us(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert workspace.place("~/runs") == tmp_path / "runs"

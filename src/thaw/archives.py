@@ -17,7 +17,6 @@ BLOCK = 1 << 20  # bytes that are copied at a time
 TIMES, BYTES = 200, 100_000_000  # an archive may expand to 200 times its size plus 100 MB
 APART, FILES = 50, 10_000  # and to one file for each 50 bytes plus 10,000
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
-
 AT_ONCE = 16 << 20  # bytes of a header of tar, which is read as a whole
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 LINK = object()  # in place of content, for links and devices

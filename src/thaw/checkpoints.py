@@ -160,7 +160,7 @@ def _weights(model: keras.Model) -> keras.Model:
 
 def _bytes(model: keras.Model) -> int:
     """Upper bound of the size of a weights file; HDF5 may crash where the disk is full."""
-    return 1_000_000 + sum(4096 + variable.numpy().nbytes for variable in model.variables)
+    return 1_000_000 + sum(4096 + 4 * math.prod(variable.shape) for variable in model.variables)
 
 
 def _is_whole(path: Path) -> bool:

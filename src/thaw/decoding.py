@@ -98,6 +98,8 @@ def unreadable(path: Path) -> str:
 
 def is_drawing(path: Path) -> bool:
     """Whether it is a figure that Thaw drew, which is neither data nor anybody else's."""
+    if path.suffix.lower() != ".png":
+        return False
     try:
         with _opened(path, math.inf) as image:
             return image.info.get("Software") == SOFTWARE
