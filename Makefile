@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/pip install --disable-pip-version-check --no-compile
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo check-data preview train sweep compare report ui server sync prune tensorboard test test-rest test-browser test-services bench scale lint lock clean
+.PHONY: help setup setup-dev demo check-data preview train sweep compare report ui server sync prune tensorboard test test-rest test-browser test-services bench cuts scale lint lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ demo: setup  ## six runs on the digits that ship with scikit-learn, as a table a
 	$(BIN)/python train.py -m backbone=effnetb0,xception unfreeze=0,20,30
 
 check-data: setup  ## what is wrong with a folder of pictures: make check-data dataset.path=DIR (args="..." for more)
-	$(BIN)/python -m thaw.check $(if $(dataset.path),dataset=folder dataset.path="$(dataset.path)") $(args)
+	$(BIN)/python -m thaw.cli.check_data $(if $(dataset.path),dataset=folder dataset.path="$(dataset.path)") $(args)
 
 preview: setup  ## draw a batch as training sees it: make preview args="dataset=folder dataset.path=DIR"
 	$(BIN)/python train.py $(args) --preview
@@ -57,24 +57,25 @@ report: setup  ## the same as a page, and as a note in experiments/results: make
 
 ui: PORT = 5000
 ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps (PORT=5000)
-	$(BIN)/python -m thaw.ui --port $(PORT)
+	$(BIN)/python -m thaw.cli.ui --port $(PORT)
 
 server: setup-dev  ## MLflow's server for a team, on PostgreSQL or SQLite: make server args="--host 0.0.0.0" (docs/team.md)
-	$(BIN)/python -m thaw.server $(args)
+	$(BIN)/python -m thaw.cli.server $(args)
 
 sync: setup  ## send to MLflow what could not be sent while it was away
-	$(BIN)/python -m thaw.sync
+	$(BIN)/python -m thaw.cli.sync
 
 prune: setup  ## remove what no finished or interrupted run needs, and say what that was
-	$(BIN)/python -m thaw.room
+	$(BIN)/python -m thaw.cli.prune
 
 tensorboard: PORT = 6006
 tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PORT=6006)
 	@echo "TensorBoard: http://127.0.0.1:$(PORT)"
 	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
-test: setup-dev  ## the fast tests
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real and not slow and not browser and not services"
+test: setup-dev  ## the fast tests, with branch coverage
+	$(BIN)/pytest -n 2 --dist worksteal -m "not real and not slow and not browser and not services" \
+	  --cov --cov-report term:skip-covered
 
 test-rest: setup-dev  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -n 2 --dist worksteal -m "real or slow" -rs
@@ -88,12 +89,17 @@ test-services: setup-dev  ## on a real SLURM, Ray, PostgreSQL and MLflow server 
 bench: setup-dev  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)
 
+cuts: setup-dev  ## where it is cheapest to cut a network, measured: make cuts args="--networks Xception"
+	PYTHONPATH=. $(BIN)/python benchmarks/cuts.py $(args)
+
 scale: setup-dev  ## what many writers, many runs and many claims cost: make scale args="--runs 1000"
 	PYTHONPATH=. $(BIN)/python benchmarks/scale.py $(args)
 
-lint: setup-dev  ## style and format
+lint: setup-dev  ## style, format, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The first lock file is what everybody installs, the second adds the extras to the same versions.
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url \
@@ -107,5 +113,5 @@ lock: setup  ## requirements.lock and requirements-dev.lock anew from pyproject.
 	  --output-file requirements-dev.lock
 
 clean:  ## remove the environment and caches; what runs left in mlruns/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 import train
 from thaw import runtime
-from thaw.sweep import OpenSweep
+from thaw.cli import train as command
 
 RESULTS = Path(__file__).resolve().parents[1] / "experiments" / "results"
 
@@ -148,10 +148,9 @@ def thaw(case: Case, depths: tuple[int, ...], store: Path) -> float:
         f"training.finetune.epochs={case.epochs}",
         f"store={store}",
     ]
-    OpenSweep.opened = None
     sys.argv = ["train.py", "-m", *arguments]
     with floor.timed() as clock:
-        status = train.main()
+        status = command.main(train.hydra_job)
     if status:
         raise RuntimeError(f"Thaw's sweep failed: {arguments}")
     return clock.seconds

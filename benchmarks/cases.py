@@ -10,8 +10,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image
 
-from thaw.backbone import application
-from thaw.composition import CONF
+from thaw.config.compose import CONF
+from thaw.models.backbones.applications import application
 
 REAL = Path(os.environ.get("THAW_REAL", Path(__file__).resolve().parents[2] / "shared" / "real"))
 PRETRAINED = REAL / "mobilenet_v2_0.35_224_imagenet_notop.h5"

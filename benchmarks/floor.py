@@ -11,7 +11,17 @@ import numpy as np
 import tensorflow as tf
 from cases import Case
 
-from thaw import activations, backbone, config, data, network, pipeline, stage
+from thaw.config import schema
+from thaw.data.dataset import Dataset, load_dataset
+from thaw.data.splits import Split
+from thaw.modalities.images.modality import Images
+from thaw.models.backbones import applications
+from thaw.models.cuts import Cut
+from thaw.models.network import Network, build_network
+from thaw.models.weights import initialize
+from thaw.training import fit
+from thaw.training.batches import PLAIN, Views, prefetch, view_batches
+from thaw.training.features import FeatureCache
 
 BATCH = 32
 
@@ -29,9 +39,9 @@ def timed() -> Iterator[Clock]:
     """Time the parts of Thaw that the floor has too: frozen passes and training."""
     clock = Clock()
     places = [
-        (activations.Activations, "training_batches"),
-        (activations.Activations, "evaluation_batches"),
-        (stage, "train"),
+        (FeatureCache, "training_batches"),
+        (FeatureCache, "evaluation_batches"),
+        (fit, "fit_stage"),
     ]
     originals = [getattr(owner, name) for owner, name in places]
 
@@ -59,36 +69,25 @@ def timed() -> Iterator[Clock]:
 
 def sweep(case: Case) -> None:
     """One frozen pass per image and view, for the deepest run; then the steps of the head and of each depth."""
-    settings = config.Backbone(name=case.network, image_size=case.size, smallest_size=32, alpha=case.alpha)
-    weights = config.Weights(source="file", path=str(case.weights))
-    base = backbone.load(settings, weights, case.size, 0, [])
-    head = config.Head(pooling="avg", hidden=0, dropout=0.0)
-    source = config.Dataset(
-        source="folder",
-        name=None,
-        path=str(case.photographs),
-        image_size=case.size,
-        images_per_class=None,
-        on_bad="error",
-        max_megapixels=100.0,
-        fold=None,
-        folds=5,
-    )
-    photographs = data.load(source, 0, case.photographs.parent / "floor")
-    net = network.build(base, head, case.classes, case.size, max(case.depths), 0)
+    settings = schema.Backbone(name=case.network, image_size=case.size, smallest_size=32, alpha=case.alpha)
+    weights, modality = schema.Weights(source="file", path=str(case.weights)), Images(case.size)
+    base = initialize(applications.build(settings, weights, modality, 0), [])
+    source = schema.Dataset(source="folder", path=str(case.photographs), image_size=case.size)
+    photographs = load_dataset(source, 0, case.photographs.parent / "floor")
+    net = build_network(base, schema.Head(), case.classes, modality, max(case.depths), 0)
     cuts = {depth: net.cut(depth) for depth in {0, *case.depths}}
     deepest = cuts[max(case.depths)]
-    views = pipeline.Views(policy(case.augmentation), 0, None)
+    views = Views(policy(case.augmentation), 0, None)
     head_views, finetune_views = (
         [views.number(epoch) for epoch in range(first, first + case.epochs)] for first in (0, case.epochs)
     )
     frozen = traced(deepest.frozen)
     train = {
-        number: forward(frozen, photographs.train, case.size, views, number)
+        number: forward(frozen, photographs.train, modality, views, number)
         for number in dict.fromkeys([*head_views, *finetune_views])
     }
     validation, test = (
-        forward(frozen, split, case.size, pipeline.PLAIN, None) for split in (photographs.validation, photographs.test)
+        forward(frozen, split, modality, PLAIN, None) for split in (photographs.validation, photographs.test)
     )
     for depth in dict.fromkeys([0, *case.depths]):
         between = net.between(deepest, cuts[depth])
@@ -99,10 +98,10 @@ def sweep(case: Case) -> None:
         steps(net, cuts[depth], depth, [inputs[number] for number in shown], crossing(validation), photographs)
 
 
-def policy(name: str) -> config.Augmentation:
+def policy(name: str) -> schema.Augmentation:
     """The published notebook's policy, or none."""
     far = 0.2 if name == "standard" else 0.0
-    return config.Augmentation(name=name, flip=far > 0, rotation=far, zoom=far, translation=far, views=None)
+    return schema.Augmentation(name=name, flip=far > 0, rotation=far, zoom=far, translation=far, views=None)
 
 
 def traced(model: keras.Model) -> Callable[[list], list]:
@@ -110,9 +109,9 @@ def traced(model: keras.Model) -> Callable[[list], list]:
     return tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
 
 
-def forward(frozen: Callable, split: data.Split, size: int, views: pipeline.Views, number: int | None) -> list:
+def forward(frozen: Callable, split: Split, modality: Images, views: Views, number: int | None) -> list:
     """What crosses for every image of a split, in memory."""
-    batches = [[t.numpy() for t in frozen(x)] for x, _, _ in pipeline.view_batches(split, size, BATCH, views, number)]
+    batches = [[t.numpy() for t in frozen(x)] for x, _, _ in view_batches(split, modality, BATCH, views, number)]
     return [np.concatenate(parts)[: len(split)] for parts in zip(*batches, strict=True)]
 
 
@@ -123,9 +122,7 @@ def through(between: Callable, arrays: list) -> list:
     return [np.concatenate([t.numpy() for t in tensors]) for tensors in zip(*parts, strict=True)]
 
 
-def steps(
-    net: network.Network, cut: network.Cut, depth: int, training: list, validation: list, photographs: data.Dataset
-):
+def steps(net: Network, cut: Cut, depth: int, training: list, validation: list, photographs: Dataset):
     """An epoch on each of these arrays in memory, and validation, without a callback."""
     net.unfreeze(depth)
     cut.tail.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
@@ -133,7 +130,7 @@ def steps(
     def batches(arrays, labels):
         tensors = tuple(arrays) if len(arrays) > 1 else arrays[0]
         dataset = tf.data.Dataset.from_tensor_slices((tensors, labels, np.ones(len(labels), np.float32)))
-        return pipeline.ahead(dataset.batch(BATCH))
+        return prefetch(dataset.batch(BATCH))
 
     for arrays in training:
         cut.tail.fit(batches(arrays, photographs.train.labels), verbose=0, shuffle=False)

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from cases import Case
 
-from thaw.backbone import application
+from thaw.models.backbones.applications import application
 
 
 def sweep(case: Case, folder: Path) -> None:

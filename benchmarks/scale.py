@@ -20,7 +20,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from thaw import comparison, delivery, durable, journal, report, room, sync, tracking
+from thaw.analysis import comparison
+from thaw.analysis.text import print_comparison
+from thaw.locks import locked
+from thaw.tracking import journal, sender, sync
+from thaw.tracking.names import BEST_FIRST
+from thaw.tracking.store import connect
+from thaw.workspace import Workspace
 
 EPOCHS, PACE = 20, 0.25  # epochs of a run, and seconds that each trains
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "stage", "epoch_seconds")
@@ -72,12 +78,12 @@ def write_one(
 ) -> tuple[list[float], float, float]:
     """One run as `train.py` records it; the seconds of each epoch's record, of the beginning and of the end."""
     place = folder / "runs" / f"run-{number}"
-    (place / "record").mkdir(parents=True)
-    store = tracking.connect(uri, str(folder), "scale")  # once in a process, whatever it trains
+    place.mkdir(parents=True)
+    store = connect(uri, str(folder), "scale")  # once in a process, whatever it trains
     begin()
     clock = Clock()
     with (
-        delivery.Sender(place, store),
+        sender.Sender(place, store),
         journal.Record(
             place, uri=store.name, experiment="scale", name=f"run {number}", parent=None, tags={"thaw.kind": "run"}
         ) as record,
@@ -98,7 +104,7 @@ def write_one(
 
 def _finding(count: int, folder: Path) -> list[float]:
     """A record of so many runs in SQLite; what the commands ask of it."""
-    store = tracking.connect(None, str(folder), "scale")
+    store = connect(None, str(folder), "scale")
     experiment = store.experiment("scale")
     for number in track(range(count), f"{count:,} runs"):
         params = {
@@ -121,17 +127,15 @@ def _finding(count: int, folder: Path) -> list[float]:
         shutil.copytree(folder / "runs" / "run-0", folder / "runs" / f"run-{number}")
     clock = Clock()
     sync.send_pending(store, folder)
-    room.told(folder)
+    Workspace(folder).usage()
     end = clock.lap()
     store.client.search_runs([experiment], "tags.`thaw.journal` = 'run-7'")
     one = clock.lap()
-    store.client.search_runs(
-        [experiment], "attributes.status = 'FINISHED'", max_results=50, order_by=[tracking.BEST_FIRST]
-    )
+    store.client.search_runs([experiment], "attributes.status = 'FINISHED'", max_results=50, order_by=BEST_FIRST)
     best = clock.lap()
     found = comparison.compare(store, "scale", "test_accuracy", ["backbone", "unfreeze", "fraction"], [])
     with open(os.devnull, "w") as nowhere:
-        report.tell(found, Console(file=nowhere))
+        print_comparison(found, Console(file=nowhere))
     return [count, end, 1000 * one, 1000 * best, clock.lap(), (folder / "mlflow.db").stat().st_size / 1e6]
 
 
@@ -145,7 +149,7 @@ def claim(number: int, begin: Callable, folder: Path) -> float:
     """The seconds until it was this process's turn."""
     begin()
     clock = Clock()
-    with durable.claimed(folder, lambda: None):
+    with locked(folder, lambda: None):
         waited = clock.lap()
         time.sleep(0.01)
     return waited

@@ -14,16 +14,19 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import commands
 import keras
 import mlflow.tensorflow
 from conftest import ROOT
 
-import train
-from thaw import activations, durable, evaluation, journal, network, pipeline, recording, stage  # noqa: F401
+from thaw import files
+from thaw.runs import record  # noqa: F401  # what a run imports, once for all tries
+from thaw.tracking import journal
+from thaw.training import evaluation, features, fit  # noqa: F401
 
 # Which calls, and up to the how-manieth of a try.
 PLACES = {
-    "a checkpoint": (durable, "flush", 12),
+    "a checkpoint": (files, "flush", 12),
     "the journal": (journal, "append", 12),
     "metrics on their way": (mlflow.MlflowClient, "log_batch", 8),
     "a batch": (keras.callbacks.CallbackList, "on_train_batch_end", 20),
@@ -79,8 +82,8 @@ def _die_at_another(known: Path) -> None:
     def wrapped(original):
         def call(*positional, **named):
             frames = [each for each in traceback.extract_stack() if "/src/thaw/" in each.filename]
-            helping = [f"{each.name}:{each.lineno}" for each in frames if Path(each.filename).stem == "durable"]
-            asking = [f"{Path(each.filename).stem}.{each.name}" for each in frames if each.name not in dir(durable)]
+            helping = [f"{each.name}:{each.lineno}" for each in frames if Path(each.filename).stem == "files"]
+            asking = [f"{Path(each.filename).stem}.{each.name}" for each in frames if each.name not in dir(files)]
             way = f"{'/'.join(helping[-2:])} for {'/'.join(asking[-2:])}"
             die(f"before {original.__name__} in {way}")
             result = original(*positional, **named)
@@ -98,7 +101,7 @@ def attempt(arguments: list[str], dies: Callable[[], None]) -> int:
     if process == 0:
         dies()
         sys.argv = [str(ROOT / "train.py"), *arguments]
-        os._exit(train.main())
+        os._exit(commands.train())
     return os.waitpid(process, 0)[1]
 
 

@@ -83,7 +83,7 @@ def ui(sweep):
     """`make ui` on a free port: its addresses, by what they show."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "thaw.ui", "--store", str(sweep[0]), "--port", str(port)]
+    command = [sys.executable, "-m", "thaw.cli.ui", "--store", str(sweep[0]), "--port", str(port)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             printed = ""
@@ -150,9 +150,9 @@ def test_the_command_and_the_ui_print_the_same_addresses(sweep, ui):
 @pytest.fixture(scope="module")
 def recorded(sweep):
     """The runs of the sweep, best first, and their parent."""
-    from thaw import tracking
+    from thaw.tracking.store import connect
 
-    client = tracking.connect(None, str(sweep[0])).client
+    client = connect(None, str(sweep[0])).client
     runs = client.search_runs(["1"], "tags.`thaw.kind` = 'run'")
     (parent,) = client.search_runs(["1"], "tags.`thaw.kind` = 'sweep'")
     return sorted(runs, key=lambda run: -run.data.metrics["kept_val_accuracy"]), parent

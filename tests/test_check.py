@@ -6,13 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+from datasets import folder, png_of
 from PIL import Image
-from test_data import folder
-from test_decoding import png_of
 
-from thaw import check, data, decoding, fingerprint
-from thaw.cli import terminal
+from thaw.cli import check_data, terminal
+from thaw.data import checks, fingerprints
+from thaw.data.dataset import load_dataset
 from thaw.errors import ThawError
+from thaw.modalities.images import decode
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def root(pictures):
 
 @pytest.fixture
 def load(tmp_path):
-    return lambda root, **changes: data.load(folder(root, **changes), 0, tmp_path / "store")
+    return lambda root, **changes: load_dataset(folder(root, **changes), 0, tmp_path / "store")
 
 
 def write(path, content=b"x"):
@@ -114,8 +115,8 @@ LEFT_OUT = [
     (other_ending, "train/cat/a.tiff: does not end in ."),
     (raw_photograph, "train/cat/a.CR2: does not end in"),
     (no_ending, "train/cat/readme: does not end in"),
-    (link_to_nothing, "train/cat/a.png: is a link to nothing"),
-    (pipe, "train/cat/a.png: is no file"),
+    (link_to_nothing, "train/cat/a.png: is a broken link"),
+    (pipe, "train/cat/a.png: is not a regular file"),
     (name_that_is_not_utf8, r"train/cat/\udcff.png: has a name that is not UTF-8"),
     (in_training_and_test, "train/cat/a.png: is the same image as test/cat/000.png, which is in another split"),
     (in_training_and_validation, "train/cat/a.png: is the same image as val/cat/000.png"),
@@ -134,7 +135,7 @@ def test_what_cannot_be_used_is_named_or_left_out(root, load, disorder, words):
     assert "dataset.on_bad=skip" in str(refusal.value)
     found = load(root, on_bad="skip")
     name = words.split(": ")[0] if words.startswith(("train", "val")) else "train/cat/a.png"
-    assert name in found.left_out
+    assert name in found.excluded
     assert not {name} & {each for split in found.splits().values() for each in split.names}
     assert sum(map(len, found.splits().values())) in (35, 36)
 
@@ -280,10 +281,10 @@ def class_that_is_a_link_to_nothing(root):
     ("disorder", "words"),
     [
         (line_break_in_a_class, r"train/do\ng: has a class name with unprintable characters"),
-        (image_beside_the_splits, "a.png: lies in no class"),
-        (image_beside_the_classes, "train/a.png: lies in no class"),
+        (image_beside_the_splits, "a.png: belongs to no class"),
+        (image_beside_the_classes, "train/a.png: belongs to no class"),
         (folder_beside_the_splits, "extra: is none of test, train, val"),
-        (class_that_is_a_link_to_nothing, "train/emu: is a link to nothing"),
+        (class_that_is_a_link_to_nothing, "train/emu: is a broken link"),
     ],
 )
 def test_nothing_that_looks_like_a_part_of_it_vanishes_in_silence(root, load, disorder, words):
@@ -304,7 +305,7 @@ def test_a_split_whose_images_are_all_broken_is_not_made_up_from_others(root, lo
 def test_a_note_of_the_camera_that_cannot_be_read_does_no_harm(root, load):
     Image.new("RGB", (9, 9)).save(root / "test/cat/a.png", exif=b"garbagegarbage")
     found = load(root)
-    assert decoding.read(found.test.images[found.test.names.index("test/cat/a.png")], 8).shape == (8, 8, 3)
+    assert decode.read(found.test.images[found.test.names.index("test/cat/a.png")], 8).shape == (8, 8, 3)
 
 
 def test_all_of_it_is_told_at_once_and_much_of_it_is_counted(root, load):
@@ -313,12 +314,12 @@ def test_all_of_it_is_told_at_once_and_much_of_it_is_counted(root, load):
     with pytest.raises(ThawError) as refusal:
         load(root)
     assert "has 60 entries that cannot be used" in str(refusal.value)
-    assert str(refusal.value).count("is no image of a known format") == check.TOLD
+    assert str(refusal.value).count("is no image of a known format") == checks.LISTED
     assert "and 10 more" in str(refusal.value)
 
 
 def test_unreadable_files_and_folders_are_named(root, load, monkeypatch):
-    read, scan = fingerprint.Path.read_bytes, os.scandir
+    read, scan = fingerprints.Path.read_bytes, os.scandir
 
     def refuse_file(path):
         if path.name == "000.png" and path.parent.name == "cat":
@@ -331,7 +332,7 @@ def test_unreadable_files_and_folders_are_named(root, load, monkeypatch):
         return scan(path)
 
     (root / "train/dog/young").mkdir()
-    monkeypatch.setattr(fingerprint.Path, "read_bytes", refuse_file)
+    monkeypatch.setattr(fingerprints.Path, "read_bytes", refuse_file)
     monkeypatch.setattr(os, "scandir", refuse_folder)
     with pytest.raises(ThawError) as refusal:
         load(root)
@@ -341,8 +342,10 @@ def test_unreadable_files_and_folders_are_named(root, load, monkeypatch):
 
 def test_a_dataset_is_decoded_once_for_each_content(root, load, tmp_path, monkeypatch):
     asked = []
-    real = fingerprint._examined
-    monkeypatch.setattr(fingerprint, "_examined", lambda path, judge: asked.append(path) or real(path, judge))
+    real = fingerprints._examine
+    monkeypatch.setattr(
+        fingerprints, "_examine", lambda state, validator: asked.append(state) or real(state, validator)
+    )
     load(root)
     assert len(asked) == 36
     load(root)
@@ -356,8 +359,8 @@ def test_the_command_tells_balance_and_trouble(root, tmp_path, monkeypatch, caps
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["check", f"dataset.path={root}", f"store={tmp_path / 'mlruns'}", *arguments])
-        status = check.main()
-        return status, capsys.readouterr().out
+        status = check_data.main()
+        return status, "".join(capsys.readouterr())
 
     status, out = run("dataset=folder")
     assert status == 0
@@ -376,4 +379,4 @@ def test_the_command_tells_balance_and_trouble(root, tmp_path, monkeypatch, caps
 def test_a_file_too_large_for_an_image_is_not_read(root, load):
     with (root / "train/cat/large.jpg").open("wb") as file:
         file.truncate(2**31)
-    assert load(root, on_bad="skip").left_out == {"train/cat/large.jpg": "has 2147 MB, more than an image can"}
+    assert load(root, on_bad="skip").excluded == {"train/cat/large.jpg": "is 2147 MB, too large for an image"}

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from thaw import checkpoints, durable
+from thaw import files
+from thaw.training import checkpoints
 
 
 @pytest.fixture
@@ -59,14 +60,14 @@ def test_one_rule_says_which_epoch_is_the_best(losses, best):
 @pytest.mark.parametrize("text", ["", "null", "5", "[]", "{}", '{"a": 1}', '{"a": 1, "sum": "00000000"}', "\xff"])
 def test_json_without_its_own_checksum_is_damaged(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
-    assert durable.read_json(tmp_path / "a.json") is None
+    assert files.read_json(tmp_path / "a.json") is None
 
 
 def test_json_comes_back_as_it_was_and_every_flip_is_noticed(tmp_path):
     path, written = tmp_path / "a.json", {"lines": 12, "run": "abc", "loss": math.inf, "none": None}
-    durable.write_json(path, written)
-    assert durable.read_json(path) == written
+    files.write_json(path, written)
+    assert files.read_json(path) == written
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x01]) + whole[place + 1 :])
-        assert durable.read_json(path) in (None, written), place
+        assert files.read_json(path) in (None, written), place

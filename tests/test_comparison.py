@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from thaw import comparison, differences, page, report, statistics, tracking, workspace
+from thaw import statistics
+from thaw.analysis import comparison, differences
+from thaw.analysis.charts import _histories, charts
+from thaw.analysis.html import write_note, write_report
+from thaw.analysis.text import _short, print_comparison, sentences, table_rows
+from thaw.cli.compare import _worst
 from thaw.errors import ThawError
 from thaw.plots import comparison as plots
 from thaw.plots import style
 from thaw.plots.training import confusion_matrix
+from thaw.serving import selection
+from thaw.tracking.store import connect
+from thaw.workspace import Workspace
 
 IMAGES = 200
 FOLDS = {"with.dataset.folds": "3"}
@@ -29,7 +37,7 @@ def figures_are_closed():
 
 @pytest.fixture
 def store(tmp_path):
-    return tracking.connect(None, str(workspace.opened(tmp_path / "mlruns")))
+    return connect(None, str(Workspace(tmp_path / "mlruns").create().root))
 
 
 @pytest.fixture
@@ -165,7 +173,7 @@ def test_runs_of_one_seed_that_differ_in_what_is_averaged_over_have_a_mean_and_n
     found = compared(store, by=["unfreeze"])
     assert [each.score.low == each.score.high == each.score.value for each in found.variants] == [True, True]
     assert not found.differences
-    told = report.sentences(found)
+    told = sentences(found)
     assert "Not tested on the same images with the same backbone: unfreeze=30 and unfreeze=0." in told
     assert "Rows average over backbone, so no interval is shown; add backbone to --by." in told
 
@@ -233,7 +241,7 @@ def test_what_did_not_finish_is_counted_and_named(store, record):
     record(180, unfreeze="30")
     record(0, unfreeze="20", status="FAILED", metrics={})
     record(0, unfreeze="50", status="KILLED", metrics={})
-    said = report.sentences(compared(store))
+    said = sentences(compared(store))
     assert "Left out, FAILED: 1 (20)." in said
     assert "Left out, KILLED: 1 (50)." in said
 
@@ -251,7 +259,7 @@ def test_a_loss_that_is_no_number_comes_last(store, record):
         record(metrics={"test_loss": loss}, unfreeze=depth)
     found = compared(store, metric="test_loss")
     assert [each.values["unfreeze"] for each in found.variants][:2] == ["50", "20"]
-    assert [line[1] for line in report.rows(found)[1]] == ["0.500", "1.000", "nan", "nan"]
+    assert [line[1] for line in table_rows(found)[1]] == ["0.500", "1.000", "nan", "nan"]
 
 
 def test_a_loss_is_better_when_it_is_lower(store, record):
@@ -297,7 +305,7 @@ def grid(record):
 def test_the_table_fits_a_terminal_and_has_every_variant(store, grid):
     console = Console(width=80, record=True, file=io.StringIO(), soft_wrap=True)
     found = compared(store)
-    report.tell(found, console)
+    print_comparison(found, console)
     told = console.export_text()
     assert told.count("effnetb0") >= 9
     assert "…" not in told
@@ -309,7 +317,7 @@ def test_what_is_in_brackets_is_no_markup(store, record):
     record(180, unfreeze="[bold]30[/bold]", tags={"thaw.question": "x"})
     record(170, unfreeze="[red]")
     console = Console(width=80, record=True, file=io.StringIO(), soft_wrap=True)
-    report.tell(dataclasses.replace(compared(store), question="Is it [really] so?"), console)
+    print_comparison(dataclasses.replace(compared(store), question="Is it [really] so?"), console)
     told = console.export_text()
     assert "Is it [really] so?" in told
     assert "[bold]30[/bold]" in told
@@ -324,7 +332,7 @@ def test_curves_of_all_seeds_and_every_group_are_drawn(store, record, monkeypatc
     curves, groups = [], []
     monkeypatch.setattr(plots, "learning_curves", lambda drawn, *_: curves.append([each.name for each in drawn]))
     monkeypatch.setattr(plots, "dots", lambda drawn, *_: groups.append([each.name for each in drawn]))
-    list(page.charts(compared(store), store.client))
+    list(charts(compared(store), store.client))
     assert curves[0] == ["0", "0", "0", "20"]  # of net0, for which both depths are there
     assert groups[0] == ["unfreeze=0", "unfreeze=20"]
     assert groups[1] == [f"net{number}" for number in range(9)]
@@ -383,7 +391,7 @@ def test_every_seed_is_a_dot_and_the_interval_is_named(store, record, monkeypatc
     for depth in ("0", "20"):
         for seed in "012":
             record(150 + 5 * int(seed) + int(depth), unfreeze=depth, seed=seed)
-    drawn = {each.name: each for each in page.charts(compared(store), store.client)}
+    drawn = {each.name: each for each in charts(compared(store), store.client)}
     figure = drawn["unfreeze"].figure
     points = [line for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 3]
     assert [list(line.get_ydata()) for line in points] == [[0.75, 0.775, 0.8], [0.85, 0.875, 0.9]]
@@ -394,7 +402,7 @@ def test_the_confusion_matrix_adds_up_seeds_and_names_what_is_confused(store, re
     for seed in "01":
         record(150, seed=seed, unfreeze="0")
     record(100, seed="0", unfreeze="20")
-    chart = next(each for each in page.charts(compared(store), store.client) if each.name == "confusion-1")
+    chart = next(each for each in charts(compared(store), store.client) if each.name == "confusion-1")
     assert chart.caption == "Seeds 0, 1 added up. Confused most: cat taken for dog (100 of 400)."
     assert {"300", "100"} <= set(texts(chart.figure))
 
@@ -408,14 +416,14 @@ def test_a_confusion_matrix_has_numbers_up_to_15_classes_and_cuts_nothing(count)
 
 
 def test_no_text_of_a_chart_is_cut(store, grid):
-    for chart in page.charts(compared(store), store.client):
+    for chart in charts(compared(store), store.client):
         assert inside(chart.figure), chart.name
         assert chart.figure.get_size_inches()[0] * 72 <= 400 or chart.name.startswith("confusion")
 
 
 def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_path):
     found = compared(store)
-    written = page.write(found, store, tmp_path / "out")
+    written = write_report(found, store, tmp_path / "out", [], "")
     text = written.read_text()
     assert text.count("<svg") == text.count("<figure>") >= 6
     for outside in ('src="http', "<link", "@import", "url(http", "href=http"):
@@ -429,13 +437,13 @@ def test_the_page_is_whole_and_asks_for_nothing_from_outside(store, grid, tmp_pa
 def test_names_from_outside_are_only_text_in_the_page(store, record, tmp_path):
     record(180, backbone="<script>alert(1)</script>")
     record(170, backbone="xception")
-    assert "<script>alert" not in page.write(compared(store), store, tmp_path / "out").read_text()
+    assert "<script>alert" not in write_report(compared(store), store, tmp_path / "out", [], "").read_text()
 
 
 def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_path):
     for depth in ("0", "20"):
         record(180, backbone="vgg16", unfreeze=depth, tags={"thaw.command": "python train.py -m unfreeze=0,20"})
-    note = page.note(compared(store), store, tmp_path)
+    note = write_note(compared(store), store, tmp_path)
     text = note.read_text()
     assert text.startswith("# pets\n")
     assert "| unfreeze | validation accuracy | test accuracy (95 % over 200 test images) |" in text
@@ -452,7 +460,7 @@ def test_the_page_is_recorded_with_the_sweep(store, record, tmp_path):
         record(180, unfreeze=depth, tags={"mlflow.parentRunId": parent.info.run_id})
     found = compared(store)
     assert found.question == "Why?"
-    page.write(found, store, tmp_path / "out")
+    write_report(found, store, tmp_path / "out", [], "")
     assert [each.path for each in store.client.list_artifacts(parent.info.run_id)] == ["report.html"]
 
 
@@ -462,7 +470,7 @@ def test_a_heat_map_is_of_the_best_of_all_others_and_of_no_mean(store, record, m
         record(right // 2, unfreeze=depth, fraction=percent, backbone="xception")
     drawn = {}
     monkeypatch.setattr(plots, "heat_map", lambda grid, rows, columns, labels, title: drawn.update({title: grid}))
-    list(page.charts(compared(store), store.client))
+    list(charts(compared(store), store.client))
     np.testing.assert_array_equal(drawn["with vgg16"], [[0.5, 0.6], [0.75, 1.0]])
     assert "with unfreeze=20" in drawn
 
@@ -474,7 +482,7 @@ def test_the_order_is_that_of_validation_and_the_test_stands_beside_it(store, re
         )
     found = compared(store)
     assert [each.values["unfreeze"] for each in found.variants] == ["0", "30"]
-    headings, lines = report.rows(found)
+    headings, lines = table_rows(found)
     assert headings[:3] == ["unfreeze", "validation accuracy", "test accuracy (95 % over 200 test images)"]
     assert [line[1] for line in lines] == ["0.900", "0.800"]
     assert [each.values["unfreeze"] for each in compared(store, metric="test_accuracy").variants] == ["30", "0"]
@@ -550,7 +558,7 @@ def test_what_is_no_better_after_fine_tuning_is_said(store, record):
         unfreeze="30",
         tags={"thaw.note": "Fine-tuning did not lower the validation loss; the head's weights were kept"},
     )
-    said = report.sentences(compared(store))
+    said = sentences(compared(store))
     assert "Fine-tuning did not lower the validation loss; the head's weights were kept (1 of 2 runs)." in said
 
 
@@ -609,18 +617,18 @@ def test_the_kept_epoch_is_found_by_its_step(store, record):
             store.client.log_metric(run, key, value, step=step)
     store.client.log_metric(run, "kept_epoch", 7)
     (variant,) = compared(store).variants
-    ((epochs, kept),) = page._histories(store.client, variant)
+    ((epochs, kept),) = _histories(store.client, variant)
     assert (len(epochs), kept) == (6, 4)
 
 
 def test_an_archive_that_is_not_there_is_not_fetched_for_the_page(store, record, monkeypatch, tmp_path):
     run = record(150, unfreeze="0")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    monkeypatch.setattr(page.prediction, "worst", lambda *_: pytest.fail("fetched"))
+    monkeypatch.setattr(selection, "worst", lambda *_: pytest.fail("fetched"))
     dataset = types.SimpleNamespace(source="archive", url="https://example.org/pets.zip", sha256=None)
-    monkeypatch.setattr(page.prediction, "settings", lambda *_: types.SimpleNamespace(dataset=dataset))
-    assert page._worst(compared(store), store) == (
-        [], f"they are not here; python predict.py --run {run} --worst 12 fetches them"
+    monkeypatch.setattr(selection, "recorded_config", lambda *_: types.SimpleNamespace(dataset=dataset))
+    assert _worst(compared(store), store) == (
+        [], f"they are not here; python predict.py --run {run} --worst 12 downloads them"
     )  # fmt: skip
 
 
@@ -661,4 +669,4 @@ def test_many_times_the_training_time_is_a_number_that_people_write(store, recor
 
 @pytest.mark.parametrize(("count", "words"), [(810, "810"), (20_490, "20.5 k"), (7_332_690, "7.33 M")])
 def test_weights_are_counted_in_few_digits(count, words):
-    assert report._short(count) == words
+    assert _short(count) == words

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-from thaw import composition
+from thaw.cli import argv
+from thaw.config.overrides import sweep_overrides, sweep_size
 
 
 @pytest.mark.parametrize(
@@ -30,17 +31,17 @@ def test_a_misspelling_is_answered_with_the_nearest_right_name(command, argument
 
 
 def test_swept_keys_come_from_the_experiment_and_from_the_command_line():
-    swept = composition.swept(["backbone=effnetb0,xception", "seed=3"], {"unfreeze": "0,20,30"})
+    swept = sweep_overrides(["backbone=effnetb0,xception", "seed=3"], {"unfreeze": "0,20,30"})
     assert [each.key_or_group for each in swept] == ["unfreeze", "backbone"]
-    assert composition.size(swept) == 6
+    assert sweep_size(swept) == 6
 
 
 def test_a_value_on_the_command_line_replaces_the_sweep_of_an_experiment():
-    assert composition.swept(["unfreeze=5"], {"unfreeze": "0,20,30"}) == []
+    assert sweep_overrides(["unfreeze=5"], {"unfreeze": "0,20,30"}) == []
 
 
 def test_a_draw_from_an_interval_has_no_size():
-    assert composition.size(composition.swept(["training.head.learning_rate=interval(0,1)"], {})) is None
+    assert sweep_size(sweep_overrides(["training.head.learning_rate=interval(0,1)"], {})) is None
 
 
 def test_quick_answers_import_neither_tensorflow_nor_mlflow(tmp_path):
@@ -101,26 +102,23 @@ def test_paths_are_taken_as_typed(tmp_path, monkeypatch, composed, name, exists)
         pytest.skip("a comma separates values where nothing is called so")
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in (f"~/{name}", f"{tmp_path}/{name}"):
-        monkeypatch.setattr(sys, "argv", ["train.py", "dataset=folder", f"dataset.path={given}", "unfreeze=3"])
-        composition.take_texts_as_typed()
-        assert composed(*sys.argv[1:]).dataset.path == f"{tmp_path}/{name}"
+        words = argv.texts_quoted(["dataset=folder", f"dataset.path={given}", "unfreeze=3"])
+        assert composed(*words).dataset.path == f"{tmp_path}/{name}"
 
 
 def test_a_folder_may_be_called_by_a_number(tmp_path, monkeypatch, composed):
     (tmp_path / "2024").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", "dataset=folder", "dataset.path=2024"])
-    composition.take_texts_as_typed()
-    assert composed(*sys.argv[1:]).dataset.path == f"{tmp_path}/2024"
+    words = argv.texts_quoted(["dataset=folder", "dataset.path=2024"])
+    assert composed(*words).dataset.path == f"{tmp_path}/2024"
 
 
 @pytest.mark.parametrize("name", ["2024", "1e5", "007", "1.50", "true", "[/b]", "a: b", "{x}", "it's", "苹果", "(a)"])
 @pytest.mark.parametrize("key", ["tracking.experiment", "dataset.name", "dataset.columns.label"])
 def test_names_are_taken_as_typed(monkeypatch, composed, key, name):
     table = ["dataset=table", "dataset.path=labels.csv"] if "columns" in key else []
-    monkeypatch.setattr(sys, "argv", ["train.py", *table, f"{key}={name}"])
-    composition.take_texts_as_typed()
-    found = composed(*sys.argv[1:])
+    words = argv.texts_quoted([*table, f"{key}={name}"])
+    found = composed(*words)
     assert {"tracking.experiment": found.experiment, "dataset.name": found.dataset.name}.get(
         key, found.dataset.columns and found.dataset.columns.label
     ) == name
@@ -131,9 +129,8 @@ def test_a_number_in_a_file_of_yaml_is_a_name_too(composed):
 
 
 def test_a_question_may_have_commas_and_brackets(monkeypatch, composed):
-    monkeypatch.setattr(sys, "argv", ["train.py", "question=Which one, and why (really)?"])
-    composition.take_texts_as_typed()
-    assert composed(*sys.argv[1:]).question == "Which one, and why (really)?"
+    words = argv.texts_quoted(["question=Which one, and why (really)?"])
+    assert composed(*words).question == "Which one, and why (really)?"
 
 
 def test_a_relative_path_means_the_same_from_any_folder(tmp_path, monkeypatch, composed):
@@ -153,23 +150,20 @@ def test_paths_of_a_sweep_become_whole(tmp_path, monkeypatch):
     for name in ("a", "b c"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", "dataset.path=a,b c"])
-    composition.take_texts_as_typed()
-    assert sys.argv[2] == f"dataset.path={tmp_path}/a,'{tmp_path}/b c'"
+    words = argv.texts_quoted(["-m", "dataset.path=a,b c"])
+    assert words[1] == f"dataset.path={tmp_path}/a,'{tmp_path}/b c'"
 
 
 @pytest.mark.parametrize("flag", ["-cn", "-cd", "-cp", "--config-name", "-m"])
 def test_nothing_is_held_back_but_a_printed_configuration(monkeypatch, capsys, flag):
-    monkeypatch.setattr(sys, "argv", ["train.py", flag, "x"])
-    with composition.printed_without_credentials():
+    with argv.printed_without_credentials([flag, "x"]):
         print("at once")
         assert capsys.readouterr().out == "at once\n"
 
 
 def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
-    composition.take_texts_as_typed()
-    assert sys.argv[2] == f"dataset.path={tmp_path}/a,{tmp_path}/b"
+    words = argv.texts_quoted(["-m", f"dataset.path={tmp_path}/a,{tmp_path}/b"])
+    assert words[1] == f"dataset.path={tmp_path}/a,{tmp_path}/b"
 
 
 @pytest.mark.parametrize(
@@ -184,9 +178,7 @@ def test_what_is_missing_beside_it_is_said(command, given, words):
 
 
 def test_the_flag_for_several_values_may_stand_anywhere(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py", "unfreeze=0,20", "-m", "seed=1"])
-    composition.put_flags_first()
-    assert composition.sys.argv == ["train.py", "-m", "unfreeze=0,20", "seed=1"]
+    assert argv.flags_first(["unfreeze=0,20", "-m", "seed=1"]) == ["-m", "unfreeze=0,20", "seed=1"]
 
 
 @pytest.mark.parametrize(

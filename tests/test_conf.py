@@ -5,6 +5,7 @@ from conftest import ROOT, TINY
 
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
+LAUNCHERS = [f"hydra/launcher={path.stem}" for path in sorted((ROOT / "conf/hydra/launcher").glob("*.yaml"))]
 NEEDED = {
     "backbone=keras": ["backbone.name=DenseNet121"],
     "dataset=folder": ["dataset.path={pictures}"],
@@ -12,8 +13,12 @@ NEEDED = {
     "dataset=tfds": ["dataset.name=tf_flowers"],
     "weights=file": ["weights.path={weights}"],
 }
-ELSEWHERE = ["weights=imagenet", "training=staged"]
+ELSEWHERE = ["weights=imagenet", "training=gradual"]
 ELSEWHERE += [f"dataset={name}" for name in ("tfds", "flowers", "food10", "food10_10", "food10_1")]
+LARGE = [f"backbone={name}" for name in ("inceptionv3", "resnet50", "vgg16", "xception")]
+TRAINED = [
+    pytest.param(each, marks=pytest.mark.slow) if each in LARGE else each for each in OPTIONS if each not in ELSEWHERE
+]
 
 
 def test_the_groups_are_those_of_the_design():
@@ -33,14 +38,14 @@ def test_the_groups_are_those_of_the_design():
     assert len(OPTIONS) >= 21
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", OPTIONS + LAUNCHERS)
 def test_every_option_composes(composed, option):
     places = {"pictures": "/pictures", "weights": "/weights.h5", "table": "/labels.csv"}
     overrides = [each.format(**places) for each in NEEDED.get(option, [])]
     assert composed(option, *overrides).backbone.name
 
 
-@pytest.mark.parametrize("option", [each for each in OPTIONS if each not in ELSEWHERE])
+@pytest.mark.parametrize("option", TRAINED)
 def test_every_option_trains_for_one_tiny_epoch(command, pictures, tmp_path, option):
     """Each on the tiny network, but backbones as they are; what needs a network has its test elsewhere."""
     overrides = [each for each in TINY if not (option.startswith("backbone") and each.startswith("backbone"))]

@@ -1,14 +1,15 @@
 from typing import get_args
 
+import hydra
 import pytest
 from conftest import ROOT
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as values
 from omegaconf import OmegaConf
 
-from thaw import composition
-from thaw.config import Config, Section, check, keys
+from thaw.config import compose
+from thaw.config.schema import Config, Section
+from thaw.config.validate import from_record, keys, validate
 from thaw.errors import ThawError
 
 ANYTHING = values.recursive(
@@ -25,9 +26,9 @@ ANYTHING = values.recursive(
 @pytest.fixture(scope="module")
 def whole():
     """Every key of the configuration and its value."""
-    composition.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return OmegaConf.to_container(compose("config"), resolve=True)
+    compose.register()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_container(hydra.compose("config"), resolve=True)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -39,7 +40,7 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_sentence(whole, data):
     said = ""
     try:
         OmegaConf.update(changed, key, value, merge=False)
-        assert isinstance(check(changed), Config)
+        assert isinstance(validate(changed), Config)
     except ThawError as refusal:
         said = str(refusal)
     assert "\n" not in said
@@ -69,7 +70,7 @@ def test_every_number_has_an_upper_end(whole):
             changed = OmegaConf.create(whole)
             OmegaConf.update(changed, key, value)
             with pytest.raises(ThawError, match=f"{key}="):
-                check(changed)
+                validate(changed)
 
 
 @pytest.mark.parametrize(("override", "value"), [("0", 0), ("20", 20), ("137", 137), ("all", "all")])
@@ -91,7 +92,7 @@ def test_a_stage_may_have_a_fraction_of_its_own(composed):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("unfreeze=-1", ["unfreeze=-1", "0 up, or all"]),
+        ("unfreeze=-1", ["unfreeze=-1", "0 up", "or all"]),
         ("unfreeze=most", ["unfreeze=most", "or all"]),
         ("unfreeze=2.5", ["unfreeze=2.5", "or all"]),
         ("fraction=0", ["fraction=0 is not allowed; give a per cent above 0 and up to 100"]),
@@ -148,3 +149,60 @@ def test_an_image_size_given_beats_the_backbone(composed):
 def test_the_configuration_does_not_change_once_built(composed):
     with pytest.raises(ValueError, match="frozen"):
         composed().seed = 1
+
+
+def test_the_schema_has_the_defaults_of_conf(composed):
+    assert composed() == Config()
+
+
+def test_stages_are_a_list_with_a_section_each(composed):
+    config = composed("training=gradual", "training.finetune.epochs=7", "training.block2.learning_rate=5e-5")
+    assert config.training.stages == ["head", "block1", "block2", "block3"]
+    sections = [config.training.section(name) for name in config.training.stages]
+    assert [each.unfreeze for each in sections] == [0, "1block", "2blocks", "3blocks"]
+    assert [each.epochs for each in sections] == [5, 7, 7, 7]
+    assert [each.learning_rate for each in sections] == [1e-3, 1e-4, 5e-5, 1e-4]
+
+
+def test_debugging_shortens_every_stage(composed):
+    config = composed("training=gradual", "debug=fast")
+    assert {config.training.section(name).epochs for name in config.training.stages} == {1}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.stages=[head,finetun]", ["names finetun, which has no section; did you mean finetune?"]),
+        ("training.stages=[head,head]", ["names a stage twice"]),
+        ("training.stages=[]", ["training.stages=[]"]),
+        ("+training.batchsize=3", ["training.batchsize is no key of the configuration; did you mean batch_size?"]),
+        ("+training.more.epoch=3", ["training.more.epoch is no key"]),
+        ("unfreeze=0blocks", ["unfreeze=0blocks is not allowed; give a number of layers", "such as 2blocks, or all"]),
+        ("training.head.unfreeze=deep", ["training.head.unfreeze=deep is not allowed"]),
+    ],
+)
+def test_a_wrong_stage_is_refused_in_one_sentence(composed, override, words):
+    with pytest.raises(ThawError) as refusal:
+        composed(override)
+    for word in words:
+        assert word in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_record_of_another_version_is_read():
+    old = {
+        "seed": 3,
+        "gone": {"for": "good"},
+        "dataset": {"source": "folder", "name": None, "path": "/p", "image_size": 96, "max_megapixels": 50.0, "old": 1},
+        "training": {
+            "batch_size": 16,
+            "retired": 2,
+            "head": {"epochs": 2, "beta": 1},
+            "finetune": {"optimizer": "lion"},
+        },
+    }
+    config = from_record(old)
+    assert (config.seed, config.dataset.max_megapixels, config.dataset.name) == (3, 50.0, None)
+    assert (config.training.batch_size, config.training.head.epochs) == (16, 2)
+    assert config.training.head.unfreeze == 0
+    assert config.training.finetune.optimizer == "adam"

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 
+import commands
 import numpy as np
 import pytest
 from conftest import TINY
@@ -16,18 +17,15 @@ def train(store, *overrides, **patches):
     """Run train.py on that store; its status, and the metrics of the newest run that is not a sweep's parent."""
     from mlflow import MlflowClient
 
-    import train
-    from thaw import checkpoints
-    from thaw.sweep import OpenSweep
+    from thaw.training import checkpoints
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(sys, "argv", ["train.py", *PLAN, *overrides, f"store={store}"])
-        patch.setattr(OpenSweep, "opened", None)
         for name, value in patches.items():
             patch.setattr(checkpoints, name, value)
         try:
-            status = train.main()
+            status = commands.train()
         except SystemExit as stop:
             status = stop.code
     timeless = ("second", "share", "runs", "stage")
@@ -42,7 +40,7 @@ def train(store, *overrides, **patches):
 @pytest.fixture(scope="module")
 def worn(tmp_path_factory):
     """A store with a finished run and one that was killed in its second stage; and what that comes to."""
-    from thaw import checkpoints
+    from thaw.training import checkpoints
 
     store, finished = tmp_path_factory.mktemp("worn") / "mlruns", checkpoints.State.on_epoch_end
 

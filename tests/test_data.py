@@ -2,34 +2,21 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thaw import data
-from thaw.config import Dataset
+from thaw.config.schema import Dataset
+from thaw.data.dataset import load_dataset
+from thaw.data.splits import Split, _hold_out, class_weights, fraction
 
-COMMON = {
-    "name": None,
-    "image_size": None,
-    "images_per_class": None,
-    "on_bad": "error",
-    "max_megapixels": 100.0,
-    "fold": None,
-    "folds": 5,
-}
-
-
-def folder(path, **changes):
-    return Dataset(source="folder", path=str(path), **COMMON | changes)
-
-
-DIGITS = Dataset(source="digits", **COMMON | {"name": "digits"})
+DIGITS = Dataset(source="digits", name="digits")
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
     """`data.load` with a store of the tests' own."""
-    return lambda source, seed: data.load(source, seed, tmp_path_factory.getbasetemp() / "store")
+    return lambda source, seed: load_dataset(source, seed, tmp_path_factory.getbasetemp() / "store")
 
 
 def names(split):
@@ -66,24 +53,24 @@ def test_another_seed_divides_otherwise_and_the_same_seed_the_same_way(load):
 )
 def test_fractions_are_stratified_nested_and_never_empty(counts, percents, seed):
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
-    split = data.Split.of_pixels(
+    split = Split.of_pixels(
         tuple(f"image {i}" for i in range(len(labels))), labels, np.zeros((len(labels), 1, 1), np.uint8)
     )
     before = set()
     for percent in sorted(percents):
-        part = data.fraction(split, percent, seed)
+        part = fraction(split, percent, seed)
         sizes = np.bincount(part.labels, minlength=len(counts))
         assert (sizes >= 1).all()
         assert (np.abs(sizes - np.array(counts) * percent / 100) <= 1).all()
         assert before <= names(part)
         before = names(part)
-    assert names(data.fraction(split, 100, seed)) == names(split)
+    assert names(fraction(split, 100, seed)) == names(split)
 
 
 def test_a_fraction_does_not_depend_on_the_order_of_images(load):
     digits = load(DIGITS, seed=0).train
     shuffled = digits.take(np.random.default_rng(0).permutation(len(digits)))
-    assert names(data.fraction(digits, 10, 0)) == names(data.fraction(shuffled, 10, 0))
+    assert names(fraction(digits, 10, 0)) == names(fraction(shuffled, 10, 0))
 
 
 def test_a_folder_of_classes_is_divided_by_class(load, pictures):
@@ -104,7 +91,7 @@ def test_a_moved_folder_is_the_same_dataset(load, pictures, tmp_path):
     assert load(folder(moved, name="pets"), seed=0).digest() == before
 
 
-def test_given_splits_are_kept_and_validation_is_held_out_of_training_only(load, pictures):
+def test_given_splits_are_kept_and_validation_is_hold_out_of_training_only(load, pictures):
     root = pictures({"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 5})
     found = load(folder(root), seed=0)
     assert all(name.startswith("train/") for name in found.train.names + found.validation.names)
@@ -146,8 +133,8 @@ def test_parts_are_complete_disjoint_and_copies_go_together(counts, copies, seed
     contents = [str(i).encode() for i in range(len(labels))]
     for each in np.random.default_rng(copies).integers(3, counts[0], copies) if counts[0] > 3 else []:
         contents[each] = contents[2]
-    split = data.Split(tuple(map(str, range(len(labels)))), labels, [None] * len(labels), tuple(contents))
-    parts = data._held_out(split, seed, 2)
+    split = Split(tuple(map(str, range(len(labels)))), labels, [None] * len(labels), tuple(contents))
+    parts = _hold_out(split, seed, 2)
     assert sorted(name for part in parts for name in part.names) == sorted(split.names)
     assert all(set(part.labels) == set(labels) for part in parts)
     holders = [number for number, part in enumerate(parts) if contents[2] in part.contents]
@@ -177,7 +164,7 @@ def test_folds_divide_given_splits_anew(load, pictures):
 
 def test_class_weights_make_all_classes_count_alike():
     labels = np.repeat([0, 1, 2], [10, 30, 60])
-    weights = np.array(data.class_weights(labels))
+    weights = np.array(class_weights(labels))
     np.testing.assert_allclose(weights * [10, 30, 60], 100 / 3)
 
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from thaw import engines, runtime
+from thaw import runtime
+from thaw.sweeps.engines import available, local
 
 
 def come_to(value):
@@ -31,7 +32,7 @@ def wait_for_ever(path):
 
 
 def test_every_call_ends_once(tmp_path):
-    ends = dict(engines.local([come_to(number) for number in range(5)], tmp_path, n_jobs=2))
+    ends = dict(local.run([come_to(number) for number in range(5)], tmp_path, n_jobs=2))
     assert {number: end["came to"] for number, end in ends.items()} == {number: number for number in range(5)}
     assert len({end["process"] for end in ends.values()}) == 2
     assert os.getpid() not in {end["process"] for end in ends.values()}
@@ -39,19 +40,19 @@ def test_every_call_ends_once(tmp_path):
 
 def test_a_process_that_dies_takes_no_other_with_it(tmp_path):
     calls = [come_to(0), die, come_to(2), die, come_to(4)]
-    ends = dict(engines.local(calls, tmp_path, n_jobs=2))
+    ends = dict(local.run(calls, tmp_path, n_jobs=2))
     assert {number for number, end in ends.items() if isinstance(end, dict)} == {0, 2, 4}
     assert str(ends[1]) == str(ends[3]) == "its process died (SIGKILL)"
 
 
 def test_an_exception_is_handed_back_and_its_process_goes_on(tmp_path):
-    ends = dict(engines.local([fail, come_to(1)], tmp_path, n_jobs=1))
+    ends = dict(local.run([fail, come_to(1)], tmp_path, n_jobs=1))
     assert str(ends[0]) == "ValueError: no such thing"
     assert ends[1]["came to"] == 1
 
 
 def test_what_runs_is_stopped_when_it_is_given_up(tmp_path):
-    at_work = engines.local([wait_for_ever(tmp_path / "call"), wait_for_ever(tmp_path / "call"), die], tmp_path, 3)
+    at_work = local.run([wait_for_ever(tmp_path / "call"), wait_for_ever(tmp_path / "call"), die], tmp_path, 3)
     number, _ = next(at_work)
     assert number == 2
     while len(list(tmp_path.glob("call.*"))) < 2:
@@ -72,7 +73,7 @@ def test_each_process_has_a_gpu_in_turn(tmp_path, monkeypatch):
             time.sleep(0.02)
         return {"card": os.environ["CUDA_VISIBLE_DEVICES"]}
 
-    ends = engines.local([card] * 3, tmp_path, n_jobs=3)
+    ends = local.run([card] * 3, tmp_path, n_jobs=3)
     assert sorted(end["card"] for _, end in ends) == ["3", "3", "5"]
 
 
@@ -88,18 +89,18 @@ def test_gpus_are_counted_without_tensorflow(tmp_path, monkeypatch):
 
 
 def test_a_card_that_tensorflow_does_not_see_is_pointed_out(tmp_path, monkeypatch):
-    assert runtime.start(2) == "CPU, 2 threads"
+    assert runtime.start(2).description == "CPU, 2 threads"
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\n")
     tool.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert "an NVIDIA GPU that TensorFlow does not see: pip install -e '.[cuda]'" in runtime.start(2)
+    assert "an NVIDIA GPU that TensorFlow does not see: pip install -e '.[cuda]'" in runtime.start(2).description
 
 
 @pytest.mark.parametrize(("engine", "package"), [("slurm", "submitit"), ("ray", "ray")])
 def test_a_launcher_whose_extra_is_missing_says_which(command, monkeypatch, tmp_path, engine, package):
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(available, "find_spec", lambda name: None)
     status, _, err = command("-m", "unfreeze=0,3", f"hydra/launcher={engine}")
     assert status == 1
     assert f"hydra/launcher={engine} needs {package}, which is not installed; give pip install -e '.[{engine}]'" in err
@@ -108,8 +109,8 @@ def test_a_launcher_whose_extra_is_missing_says_which(command, monkeypatch, tmp_
 
 
 def test_slurm_is_asked_for_where_jobs_are_submitted(command, monkeypatch):
-    monkeypatch.setattr(engines, "find_spec", lambda name: name)
-    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    monkeypatch.setattr(available, "find_spec", lambda name: name)
+    monkeypatch.setattr(available.shutil, "which", lambda name: None)
     status, _, err = command("-m", "unfreeze=0,3", "hydra/launcher=slurm")
     assert status == 1
     assert "hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted" in err
@@ -133,7 +134,7 @@ def test_slurm_is_asked_for_where_jobs_are_submitted(command, monkeypatch):
     ],
 )
 def test_settings_that_cannot_be_right_are_one_sentence(command, monkeypatch, tmp_path, given, said):
-    monkeypatch.setattr(engines.shutil, "which", lambda name: name)
+    monkeypatch.setattr(available.shutil, "which", lambda name: name)
     status, _, err = command("-m", "unfreeze=0,3", *given)
     assert status == 1
     assert said in err
@@ -144,7 +145,7 @@ def test_settings_that_cannot_be_right_are_one_sentence(command, monkeypatch, tm
 def test_a_launcher_needs_a_sweep(command):
     status, _, err = command("unfreeze=0", "hydra/launcher=local")
     assert status == 1
-    assert err.strip() == "hydra/launcher=local takes the runs of a sweep; add -m, also for a single one"
+    assert err.strip() == "hydra/launcher=local requires -m (multirun), even for one run"
 
 
 def test_what_would_run_is_shown_for_one_run(command):
@@ -164,5 +165,5 @@ def test_a_run_of_a_cluster_has_the_cores_that_it_was_given():
 
 def test_no_thread_is_left(tmp_path):
     before = threading.active_count()
-    list(engines.local([come_to(0)], tmp_path, n_jobs=1))
+    list(local.run([come_to(0)], tmp_path, n_jobs=1))
     assert threading.active_count() == before

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thaw.evaluation import Evaluation
-from thaw.plots import training
+from thaw.plots import style, training
+from thaw.training.evaluation import Evaluation
 
 ANSWERS = Evaluation(
     ("cat", "dog", "emu"),
@@ -48,5 +48,5 @@ def test_predictions_are_written_image_by_image(tmp_path):
 def test_the_picture_of_many_classes_stays_small(tmp_path):
     for count in (training.NAMED, 400):
         drawn = training.confusion_matrix(np.eye(count, dtype=int), tuple(map(str, range(count))))
-        training.save(drawn, tmp_path / "a.png")
+        style.save(drawn, tmp_path / "a.png")
         assert max(Image.open(tmp_path / "a.png").size) <= 3000

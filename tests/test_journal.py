@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from thaw import journal
 from thaw.errors import ThawError
+from thaw.tracking import journal
 
 
 def record(folder, **changes):

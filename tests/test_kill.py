@@ -7,9 +7,9 @@ from functools import partial
 
 import h5py
 import pytest
+from commands import runs_of, sweeps_of
 from conftest import ROOT, TINY
 from mlflow import MlflowClient
-from test_train import runs_of, sweeps_of
 
 from thaw import workspace
 
@@ -27,7 +27,7 @@ PLAN = [
 ]
 TIMES = ("wall_seconds", "training_seconds", "images_per_second", "epoch_seconds", "waiting_seconds", "waiting_share")
 FOUND_IN_STORE = {"activations", "artifacts", "fingerprints.db", "launches", "mlflow.db", "mlflow.db.lock", "runs"}
-FOUND_IN_STORE |= {"stages", "sweeps", workspace.MARK}
+FOUND_IN_STORE |= {"stages", "sweeps", workspace.MARKER}
 
 
 def recorded(store):
@@ -93,6 +93,7 @@ def killed_over_and_over(folder, kills, seed):
     return len(re.findall(r"^killed ", done.stdout, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_comes_to_the_same(tmp_path):
     assert killed_over_and_over(tmp_path, 4, 0) >= 3
 
@@ -101,7 +102,7 @@ def test_a_sweep_that_is_killed_comes_to_the_same(tmp_path):
 def test_a_sweep_that_is_killed_wherever_it_writes_comes_to_the_same(tmp_path):
     assert killed_over_and_over(tmp_path, "every", 0) >= 30
     places = (tmp_path / "killed.txt").read_text()
-    for module in ("tracking", "journal", "checkpoints", "activations", "delivery", "sweep"):
+    for module in ("sqlite", "journal", "checkpoints", "array_store", "sender", "parent"):
         assert f"{module}." in places
 
 

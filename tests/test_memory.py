@@ -1,20 +1,31 @@
-import keras
 import pytest
 
-from thaw import memory, stage
-from thaw.errors import sentence
+from thaw.config import schema
+from thaw.errors import user_message
+from thaw.modalities.images.modality import Images
+from thaw.models.backbones import applications
+from thaw.training import memory
+from thaw.training.stages import plan_stages
 
 
 @pytest.fixture(scope="module")
-def model():
-    return keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(64, 64, 3))
+def backbone():
+    return applications.build(
+        schema.Backbone(name="MobileNet", alpha=0.25), schema.Weights(source="random"), Images(64), 0
+    )
 
 
 @pytest.fixture
-def estimated(model, composed):
+def model(backbone):
+    return backbone.model
+
+
+@pytest.fixture
+def estimated(backbone, composed):
     def run(*overrides, images=1000):
         config = composed("dataset.image_size=64", "training.batch_size=16", *overrides)
-        return memory.estimate(model, config, stage.plan(config.training, config.unfreeze), classes=10, images=images)
+        stages = plan_stages(config.training, config.unfreeze, backbone)
+        return memory.estimate(backbone, config.head, config.training, stages, Images(64), 10, images)
 
     return run
 
@@ -85,5 +96,5 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
 
 
 def test_memory_that_ran_out_is_a_sentence():
-    assert sentence(MemoryError()).startswith("Out of memory; reduce training.batch_size")
-    assert sentence(RuntimeError("OOM when allocating tensor with shape[8]")).startswith("Out of memory")
+    assert user_message(MemoryError()).startswith("Out of memory; reduce training.batch_size")
+    assert user_message(RuntimeError("OOM when allocating tensor with shape[8]")).startswith("Out of memory")

@@ -1,23 +1,14 @@
 import keras
 import numpy as np
 import pytest
+from networks import CUTS, LINEAR, build
 
-from thaw import backbone, network
-from thaw.config import Backbone, Head, Weights
+from thaw.config.schema import Head
 from thaw.errors import ThawError
-
-LINEAR = Head(pooling="avg", hidden=0, dropout=0.0)
-
-
-def build(name="MobileNet", depth=0, head=LINEAR, size=32, seed=0, alpha=0.25):
-    base = backbone.load(
-        Backbone(name=name, image_size=size, smallest_size=32, alpha=alpha if name == "MobileNet" else None),
-        Weights(source="random"),
-        size,
-        seed,
-        [np.random.default_rng(0).uniform(0, 255, (8, size, size, 3)).astype(np.float32)],
-    )
-    return network.build(base, head, 3, size, depth, seed)
+from thaw.modalities.images.modality import Images
+from thaw.models.backbone import Backbone
+from thaw.models.graph import as_inputs, nodes, reseed_dropout
+from thaw.models.network import build_network
 
 
 def trainable(net):
@@ -133,10 +124,13 @@ def test_heads_have_the_layers_asked_for(head, shapes):
 
 
 def test_the_head_does_not_depend_on_what_was_drawn_before():
-    one, other = build(seed=3), build(seed=3, name="VGG16")
-    del other
-    again = build(seed=3)
-    np.testing.assert_array_equal(one.model.get_weights()[-2], again.model.get_weights()[-2])
+    one, before = build(seed=3), keras.utils.set_random_seed(99)
+    again = build_network(one.backbone, LINEAR, 3, Images(32), 0, seed=3)
+    other = build_network(one.backbone, LINEAR, 3, Images(32), 0, seed=4)
+    assert before is None
+    kernels = [net.head[-1].kernel.numpy() for net in (one, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
 
 
 def test_a_saved_network_takes_pixels_and_loads_in_safe_mode(tmp_path):
@@ -150,23 +144,13 @@ def test_a_saved_network_takes_pixels_and_loads_in_safe_mode(tmp_path):
 def test_dropout_depends_on_the_seed_given_and_not_on_calls_before():
     net = build(head=Head(pooling="avg", hidden=0, dropout=0.5))
     pixels = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-    network.reseed(net.model, (0, 1, 2))
+    reseed_dropout(net.model, (0, 1, 2))
     first = net.model(pixels, training=True).numpy()
     assert not np.array_equal(net.model(pixels, training=True).numpy(), first)
-    network.reseed(net.model, (0, 1, 2))
+    reseed_dropout(net.model, (0, 1, 2))
     np.testing.assert_array_equal(net.model(pixels, training=True).numpy(), first)
-    network.reseed(net.model, (0, 1, 3))
+    reseed_dropout(net.model, (0, 1, 3))
     assert not np.array_equal(net.model(pixels, training=True).numpy(), first)
-
-
-CUTS = [
-    ("EfficientNetB0", 32, [5, 10, 20, 30, 50]),
-    ("Xception", 71, [10, 20, 30]),
-    ("VGG16", 32, [3, 6, 10]),
-    ("InceptionV3", 75, [5, 20, 30]),
-    ("ResNet50", 32, [5, 20, 30]),
-    ("MobileNetV2", 32, [5, 20, 30]),
-]
 
 
 @pytest.mark.parametrize(("name", "size", "depths"), CUTS)
@@ -183,18 +167,14 @@ def test_a_network_cut_in_two_gives_the_same_numbers_as_the_whole(name, size, de
         assert not cut.frozen.trainable_variables
         crossing = keras.tree.flatten(cut.frozen.predict_on_batch(pixels))
         several += len(crossing) > 1
-        np.testing.assert_array_equal(cut.tail.predict_on_batch(one_or_all(crossing)), whole)
-        if cut.tensors != pooled.tensors:
-            between = net.between(cut, pooled).predict_on_batch(one_or_all(crossing))
+        np.testing.assert_array_equal(cut.tail.predict_on_batch(as_inputs(crossing)), whole)
+        if cut.key != pooled.key:
+            between = net.between(cut, pooled).predict_on_batch(as_inputs(crossing))
             np.testing.assert_array_equal(
                 keras.tree.flatten(between)[0], keras.tree.flatten(pooled.frozen.predict_on_batch(pixels))[0]
             )
             assert net.between(pooled, cut) is None
     assert several or name in ("VGG16", "MobileNetV2")
-
-
-def one_or_all(tensors):
-    return tensors if len(tensors) > 1 else tensors[0]
 
 
 @pytest.mark.parametrize(("name", "size", "depths"), CUTS)
@@ -204,7 +184,7 @@ def test_what_crosses_for_a_deeper_cut_gives_what_crosses_for_a_shallower_one(na
     # Where a narrower boundary lies earlier, the cut for fewer layers may be the earlier of the two.
     early, late = sorted((net.cut(depth) for depth in depths[-2:]), key=lambda cut: cut.before)
     crossing = keras.tree.flatten(early.frozen.predict_on_batch(pixels))
-    between = keras.tree.flatten(net.between(early, late).predict_on_batch(one_or_all(crossing)))
+    between = keras.tree.flatten(net.between(early, late).predict_on_batch(as_inputs(crossing)))
     for derived, direct in zip(between, keras.tree.flatten(late.frozen.predict_on_batch(pixels)), strict=True):
         np.testing.assert_array_equal(derived, direct)
 
@@ -213,7 +193,7 @@ def test_nothing_is_cut_off_where_everything_trains():
     for name in ("EfficientNetB0", "VGG16"):
         cut = build(name=name, depth="all").cut("all")
         assert cut.frozen is None
-        assert cut.tensors == ()
+        assert cut.crossing == ()
 
 
 def test_a_narrower_boundary_is_taken_where_what_lies_between_is_cheap():
@@ -224,8 +204,8 @@ def test_a_narrower_boundary_is_taken_where_what_lies_between_is_cheap():
     right = keras.layers.Activation("tanh", name="right")(narrow)
     trained = keras.layers.Conv2D(4, 1, name="trained")(left)
     base = keras.Model(pixels, keras.layers.Concatenate()([trained, right]))
-    net = network.build(backbone.Backbone(base, lambda x: x, "file", "0"), LINEAR, classes=3, size=32, depth=3, seed=0)
-    assert net.cut(3).tensors == ("narrow",)
+    net = build_network(Backbone("narrow", base, lambda x: x, "file", "0"), LINEAR, 3, Images(32), deepest=3, seed=0)
+    assert [nodes(base)[place].name for place in net.cut(3).crossing] == ["narrow"]
 
 
 def test_a_frozen_network_has_no_stochastic_depth_under_fit():

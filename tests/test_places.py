@@ -10,7 +10,13 @@ import pytest
 from conftest import ROOT, TINY
 from PIL import Image
 
-ODD = ["two words 50%41", "#1 it's", "苹果 [/b]", "{x}: :cat:", "why? a=b~", '"quoted" & $(x) \\']
+ODD = [
+    """{x}: #1 it's 苹果 [/b] why? "50%41" a=b~ & $(x)""",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("two words 50%41", "#1 it's", "苹果 [/b]", "{x}: :cat:", "why? a=b~", '"quoted" & $(x) \\')
+    ),
+]
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -71,6 +77,7 @@ def test_a_checkout_may_lie_anywhere(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [root.name]
 
 
+@pytest.mark.slow
 def test_a_path_means_the_same_however_it_is_spelled_and_from_anywhere(
     command, pictures, tmp_path, monkeypatch, capsys
 ):

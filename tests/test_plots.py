@@ -3,29 +3,19 @@ import warnings
 import numpy as np
 import pytest
 
-from thaw import progress
 from thaw.plots import style, training
 
 
-class Told(progress.Reporter):
-    def __init__(self):
-        self.lines = []
-
-    def announce(self, line):
-        self.lines.append(line)
-
-
-def test_signs_that_no_font_has_are_one_sentence(tmp_path):
-    told = Told()
-    style._say_what_is_missing.cache_clear()
-    with warnings.catch_warnings(), progress.reporting_to(told):
+def test_signs_that_no_font_has_are_one_sentence(tmp_path, caplog):
+    style._warn_of_missing_glyphs.cache_clear()
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
         for number in range(2):  # Egyptian hieroglyphs, for which hardly anybody has a font
             drawn = training.confusion_matrix(np.eye(2, dtype=int), ("\N{EGYPTIAN HIEROGLYPH A001}", "cat"))
             style.save(drawn, tmp_path / f"{number}.png")
             style.svg(training.confusion_matrix(np.eye(2, dtype=int), ("\N{EGYPTIAN HIEROGLYPH A001}", "cat")))
-    assert len(told.lines) == 1
-    assert "are drawn as boxes; install a font such as" in told.lines[0]
+    (line,) = caplog.messages
+    assert "are drawn as boxes; install a font such as" in line
 
 
 def test_other_warnings_still_come(tmp_path):

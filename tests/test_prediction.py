@@ -4,40 +4,51 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
+import commands
 import keras
 import numpy as np
 import pytest
+import yaml
 from conftest import TINY
 from matplotlib.axes import Axes
 from matplotlib.text import Text
 from mlflow.entities import LoggedModelOutput
+from networks import build
 from PIL import Image
-from test_network import build
 
-from thaw import classifier, data, folders, prediction, records, tracking, workspace
+from thaw.data.dataset import load_dataset
+from thaw.data.sources.folder import list_folder
 from thaw.errors import ThawError
+from thaw.modalities.images.explain import grad_cam
+from thaw.models.graph import at_pooling
 from thaw.plots import predictions
+from thaw.serving import classifier, selection
+from thaw.tracking import reader
+from thaw.tracking.store import connect
+from thaw.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A store with one finished run and its model."""
-    import train
-    from thaw.sweep import OpenSweep
 
     folder = tmp_path_factory.mktemp("prediction") / "mlruns"
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         overrides = [each for each in TINY if each != "tracking.model=false"]
         patch.setattr(sys, "argv", ["train.py", *overrides, "unfreeze=3", f"store={folder}"])
-        patch.setattr(OpenSweep, "opened", None)
-        assert train.main() == 0
-    return tracking.connect(None, str(folder))
+        assert commands.train() == 0
+    return connect(None, str(folder))
+
+
+def folder(store):
+    return store.uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
 
 
 @pytest.fixture
@@ -45,9 +56,9 @@ def predict(store, monkeypatch, capsys, tmp_path):
     """Run predict.py in this process: status, lines of output, standard error."""
     import predict
 
-    def run(*arguments):
-        place = store.uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
-        given = ["predict.py", *map(str, arguments), "--store", place]
+    def run(*arguments, place=None):
+        place = place or folder(store)
+        given = ["predict.py", *map(str, arguments), "--store", str(place)]
         monkeypatch.setattr(sys, "argv", given)
         monkeypatch.chdir(tmp_path)
         try:
@@ -102,9 +113,9 @@ def test_what_is_not_there_or_no_file_is_named_and_the_rest_is_done(predict, pho
     status, lines, err = predict(photos, photos / "3" / "a b.png", photos / "gone.png")
     assert status == 1
     assert len(lines) == 3
-    assert "pipe.png does not decode as an image (is no file)" in err
+    assert "pipe.png does not decode as an image (is not a regular file)" in err
     assert "self.png" in err
-    assert "gone.png is not there" in err
+    assert "gone.png does not exist" in err
 
 
 def test_a_folder_of_pictures_may_be_a_link(predict, photos):
@@ -117,7 +128,7 @@ def test_a_folder_of_pictures_may_be_a_link(predict, photos):
 
 def test_as_large_pictures_are_read_as_the_run_read(predict, photos, store, monkeypatch):
     monkeypatch.setattr(
-        prediction, "settings", lambda *_: SimpleNamespace(dataset=SimpleNamespace(max_megapixels=1e-3))
+        classifier, "recorded_config", lambda *_: SimpleNamespace(dataset=SimpleNamespace(max_megapixels=1e-3))
     )
     status, lines, err = predict(photos)
     assert (status, lines) == (1, [])
@@ -127,7 +138,7 @@ def test_as_large_pictures_are_read_as_the_run_read(predict, photos, store, monk
 @pytest.mark.parametrize("asked", [["--worst", 3], ["--split", "test"]])
 @pytest.mark.parametrize("change", ["fewer", "content"])
 def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, monkeypatch, asked, change):
-    load = data.load
+    load = load_dataset
 
     def changed(*arguments):
         found = load(*arguments)
@@ -135,7 +146,7 @@ def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, 
             return replace(found, test=found.test.take(np.arange(1, len(found.test))))
         return replace(found, contents="other")
 
-    monkeypatch.setattr(data, "load", changed)
+    monkeypatch.setattr(selection, "load_dataset", changed)
     status, _, err = predict(*asked)
     assert status == 1
     assert "has changed since the run; ask about files instead" in err
@@ -155,7 +166,7 @@ def test_pictures_of_every_ending_are_asked_about_and_what_nothing_reads_is_name
 @pytest.mark.parametrize("spelled", ["..", ".", "../../photos", "../3/.."])
 def test_the_pictures_of_a_folder_are_found_however_it_is_spelled(photos, monkeypatch, spelled):
     monkeypatch.chdir(photos / "3")
-    found = prediction.files([spelled])
+    found = selection.files([spelled])
     assert len(found) == (1 if spelled == "." else 2)
     assert found[0].truths[0] == "3"
 
@@ -164,12 +175,12 @@ def test_the_class_of_a_nested_picture_is_the_folder_that_training_takes(photos)
     nested = photos / "3" / "4" / "2024"
     nested.mkdir(parents=True)
     (photos / "3" / "a b.png").rename(nested / "a.png")
-    (found,) = [each for each in prediction.files([str(photos)]) if each.source == nested / "a.png"]
+    (found,) = [each for each in selection.files([str(photos)]) if each.source == nested / "a.png"]
     assert found.truths == ("3", "4", "2024", "photos")
 
 
 def test_a_pattern_may_match_folders_and_what_is_not_there_keeps_nothing_else_back(photos):
-    found = prediction.files([str(photos / "*"), str(photos / "missing[1].png")])
+    found = selection.files([str(photos / "*"), str(photos / "missing[1].png")])
     assert [each.source.name for each in found] == ["a b.png", "a b.png", "missing[1].png"]
 
 
@@ -186,7 +197,7 @@ def test_options_that_mean_nothing_are_refused(predict, arguments, words):
 def test_a_class_is_known_however_its_name_is_composed(photos):
     (photos / "3").rename(photos / " e\N{COMBINING ACUTE ACCENT}t\N{COMBINING ACUTE ACCENT} ")
     assert (
-        prediction.files([str(photos)])[0].truths[0] == "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{COMBINING ACUTE ACCENT}"
+        selection.files([str(photos)])[0].truths[0] == "\N{LATIN SMALL LETTER E WITH ACUTE}t\N{COMBINING ACUTE ACCENT}"
     )
 
 
@@ -195,7 +206,7 @@ def test_nobodys_picture_is_drawn_over(predict, photos, tmp_path):
     before = (tmp_path / "prediction.png").read_bytes()
     status, _, err = predict(tmp_path / "prediction.png")
     assert status == 1
-    assert err.endswith("prediction.png is there, and Thaw did not draw it; move it, or work in another folder\n")
+    assert err.endswith("prediction.png exists, and Thaw did not draw it; move it, or work in another folder\n")
     status, _, err = predict("prediction.png", "--out", "prediction.png")
     assert status == 1
     assert "--out prediction.png is one of the pictures; give another file" in err
@@ -208,7 +219,7 @@ def test_drawings_are_replaced_and_are_neither_asked_about_nor_data(predict, pho
         assert (status, len(lines)) == (0, 2), err
     assert (tmp_path / "prediction.png").exists()
     (tmp_path / "prediction.png").rename(photos / "prediction.png")
-    assert not folders.listed(photos, "photos").refused
+    assert not list_folder(photos, "photos").rejected
 
 
 @pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])
@@ -231,13 +242,31 @@ def test_json_is_one_line_a_picture(predict, photos, tmp_path):
 def test_the_runs_own_pictures_are_answered_as_they_were_recorded(predict, store):
     (run,) = store.client.search_runs(["1"])
     recorded = {}
-    for line in csv.DictReader(io.StringIO(records.artifact(store.client, run.info.run_id, "predictions.csv"))):
+    for line in csv.DictReader(io.StringIO(reader.artifact(store.client, run.info.run_id, "predictions.csv"))):
         recorded[line["file"]] = float(line[line["predicted"]])
     status, lines, err = predict("--split", "test", "--count", 100, "--json")
     assert status == 0, err
     found = {each["file"]: each["probability"] for each in map(json.loads, lines)}
     assert found.keys() == recorded.keys()
     assert [found[name] for name in recorded] == pytest.approx(list(recorded.values()), rel=1e-5)
+
+
+def test_what_an_earlier_version_recorded_is_still_read(predict, store, tmp_path):
+    """Its stages had no list and no depth of their own."""
+    place = shutil.copytree(folder(store), tmp_path / "earlier")
+    earlier = connect(None, str(place))
+    (run,) = earlier.client.search_runs(["1"])
+    earlier.client.delete_tag(run.info.run_id, "thaw.stages")
+    config = yaml.safe_load(reader.artifact(earlier.client, run.info.run_id, "config.yaml"))
+    del config["training"]["stages"], config["training"]["head"]["unfreeze"], config["training"]["finetune"]["unfreeze"]
+    config["training"]["momentum"] = 0.9
+    earlier.client.log_text(run.info.run_id, yaml.safe_dump(config), "config.yaml")
+    (found,) = reader.runs(earlier, "1")
+    (known,) = reader.runs(store, "1")
+    assert found.stages == known.stages != ""
+    status, lines, err = predict("--split", "test", "--count", 5, "--json", place=place)
+    assert status == 0, err
+    assert lines == predict("--split", "test", "--count", 5, "--json")[1]
 
 
 def test_a_draw_is_of_one_class_and_repeats(predict):
@@ -259,7 +288,7 @@ def test_the_worst_come_first(predict, store):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere/*.jpg"], "nowhere/*.jpg is not there"),
+        (["nowhere/*.jpg"], "nowhere/*.jpg does not exist"),
         (["--worst", 3, "--run", "0123"], "There is no run 0123"),
         (["--worst", 3, "--experiment", "digit"], "There is no experiment digit; recorded are"),
         (["--split", "test", "--class", "cat"], "There is no class cat; the run knows 0, 1"),
@@ -280,7 +309,7 @@ def test_nothing_of_a_recorded_model_is_executed(store, tmp_path, monkeypatch):
     inputs = keras.Input((8, 8, 3))
     keras.Model(inputs, keras.layers.Lambda(lambda x: print("executed") or x)(inputs)).save(tmp_path / "bad.keras")
     assert zipfile.is_zipfile(tmp_path / "bad.keras")
-    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda **_: str(tmp_path))
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", lambda *_, **__: str(tmp_path))
     with pytest.raises(ThawError, match="does not load safely"):
         classifier.load(store, run)
 
@@ -297,7 +326,7 @@ def test_the_heat_is_where_the_answer_comes_from():
     picture = np.zeros((1, 16, 16, 3), np.float32)
     picture[0, :8, :8, 0] = 255
     picture[0, 8:, 8:, 2] = 100
-    (heat,) = classifier.grad_cam(model, picture)
+    (heat,) = grad_cam(*at_pooling(model), picture)
     assert heat[:8, :8].min() == pytest.approx(1)
     assert heat[8:, :].max() == heat[:, 8:].max() == 0
 
@@ -308,14 +337,14 @@ def test_every_backbone_can_be_explained(name, tmp_path):
     network = build(name=name, size=96)
     network.model.save(tmp_path / "m.keras")
     model = keras.saving.load_model(tmp_path / "m.keras", compile=False, safe_mode=True)
-    heat = classifier.grad_cam(model, np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32))
+    heat = grad_cam(*at_pooling(model), np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3)).astype(np.float32))
     assert heat.shape == (2, *network.backbone.model.output.shape[1:3])
     assert heat.max() == pytest.approx(1)
     assert heat.min() >= 0
 
 
 def test_the_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
-    store = tracking.connect(None, str(workspace.opened(tmp_path / "mlruns")))
+    store = connect(None, str(Workspace(tmp_path / "mlruns").create().root))
     number = store.experiment("pets")
     for name, validation, test in (("validated", 0.9, 0.5), ("lucky", 0.8, 0.7)):
         run = store.client.create_run(number, run_name=name, tags={"thaw.kind": "run"})
@@ -324,7 +353,7 @@ def test_the_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
         for key, value in (("kept_val_accuracy", validation), ("test_accuracy", test)):
             store.client.log_metric(run.info.run_id, key, value)
         store.client.set_terminated(run.info.run_id)
-    assert prediction.choose(store, None, "pets").info.run_name == "validated"
+    assert selection.choose(store, None, "pets").info.run_name == "validated"
 
 
 def answer(number, truth, explained):
@@ -362,6 +391,6 @@ def test_only_so_many_pictures_are_drawn():
 
 
 def test_a_run_whose_answers_are_lost_says_so(predict, monkeypatch):
-    monkeypatch.setattr(records, "predictions", lambda *_: [])
+    monkeypatch.setattr(reader, "predictions", lambda *_: [])
     status, _, err = predict("--worst", 3)
     assert (status, err) == (1, "The run has recorded no answers, or they are lost; ask about files\n")

@@ -8,10 +8,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from commands import numbers, runs_of, sweeps_of
 from conftest import ROOT, TINY
-from test_train import numbers, runs_of, sweeps_of
 
-from thaw import activations, downloads, durable, journal
+from thaw import downloads, files
+from thaw.tracking import journal
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_random_weights_count_only_while_there_are_no_others(command, monkeypatc
     assert command(*plan)[0] == 0
     assert "finished before" in command(*plan)[1]
     monkeypatch.setattr(downloads, "reachable", lambda *_: True)
-    monkeypatch.setattr("train.runtime.start", lambda *_: 1 / 0)  # it would train
+    monkeypatch.setattr("thaw.runtime.start", lambda *_: 1 / 0)  # it would train
     assert "ZeroDivisionError" in command(*plan)[2]
 
 
@@ -123,7 +124,8 @@ def test_random_weights_count_only_while_there_are_no_others(command, monkeypatc
 def test_six_finished_runs_are_answered_without_tensorflow(tmp_path):
     plan = ["-m", *TINY, "unfreeze=0,1,2,3,4,5", f"store={tmp_path}"]
     program = (
-        "import sys, train; status = train.main(); print('imported' * ('tensorflow' in sys.modules)); sys.exit(status)"
+        "import sys; sys.path.insert(0, 'tests'); import commands; status = commands.train(); "
+        "print('imported' * ('tensorflow' in sys.modules)); sys.exit(status)"
     )
     said = []
     for _ in range(2):
@@ -177,7 +179,7 @@ def mlflow_client(store):
 def all_writes(monkeypatch, fail_at):
     """Count the writes of a run, and have the one at `fail_at` find the disk full, with all after it."""
     count = [0]
-    places = [(durable, "flush"), (journal, "append"), (activations.np.lib.format, "open_memmap"), (np, "savez")]
+    places = [(files, "flush"), (journal, "append"), (np.lib.format, "open_memmap"), (np, "savez")]
 
     def counted(original):
         def write(*positional, **named):
@@ -216,3 +218,19 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(command, client, monkeyp
         (run,) = mlflow_client(tmp_path / "mlruns" / str(number)).search_runs(["1"])
         assert run.info.status == "FINISHED"
         assert numbers(mlflow_client(tmp_path / "mlruns" / str(number)), run) == numbers(client(), whole)
+
+
+def test_gradual_unfreezing_shares_its_first_stages_with_every_run_that_begins_the_same_way(command, client, fitted):
+    """Also with runs whose stages have other names, as the one of `training=staged` that goes no deeper."""
+    status, out, err = command("-m", *TINY, "training=gradual", "unfreeze=0,1block,2blocks")
+    assert status == 0, err
+    assert fitted == [1, 2, 3]
+    assert "block1 reused" in out
+    runs = {run.data.params["unfreeze"]: run for run in runs_of(client(), *sweeps_of(client()))}
+    assert [len(numbers(client(), runs[depth])["val_loss"]) for depth in ("0", "1block", "2blocks")] == [1, 2, 3]
+    assert runs["2blocks"].data.tags["thaw.stages"] == "head block1 block2"
+    assert runs["2blocks"].data.tags["thaw.block1.reused_from"] == runs["1block"].info.run_id
+    status, out, err = command(*TINY, "unfreeze=1block")
+    assert status == 0, err
+    assert "head reused, finetune reused" in out
+    assert len(fitted) == 3

@@ -313,7 +313,7 @@ def postgres(tmp_path_factory):
 def server(database, folder, *words, **environment):
     """`make server` on that database; its address."""
     port = free_port()
-    command = [sys.executable, "-m", "thaw.server", "--folder", folder, "--port", port, *words]
+    command = [sys.executable, "-m", "thaw.cli.server", "--folder", folder, "--port", port, *words]
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": database, **environment}
     with (
         (folder.parent / "server.log").open("w") as log,
@@ -326,19 +326,20 @@ WRITER = """
 import sys
 from pathlib import Path
 
-from thaw import delivery, journal, tracking
+from thaw.tracking import journal, sender
+from thaw.tracking.store import connect
 
 uri, root, number = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 folder = root / "runs" / f"writer-{number}"
 folder.mkdir(parents=True)
-store = tracking.connect(uri, str(root))
+store = connect(uri, str(root))
 with journal.Record(folder, uri=store.name, experiment="eight", name=number, parent=None, tags={}) as record:
-    with delivery.Sender(folder, store):
+    with sender.Sender(folder, store):
         record.params({"writer": number})
         for epoch in range(50):
             record.metrics({"loss": 1 / (epoch + 1), "accuracy": epoch / 50}, epoch)
     record.end("FINISHED")
-delivery.deliver(folder, store)
+sender.deliver(folder, store)
 """
 
 

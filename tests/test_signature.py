@@ -1,12 +1,25 @@
+import hashlib
 from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from conftest import TINY
+from networks import build as build_network
 
-from thaw import data, signature, stage
+from thaw import provenance
+from thaw.data.dataset import load_dataset
+from thaw.data.splits import Split, fraction
+from thaw.modalities.images.modality import Images
+from thaw.runs import signature
+from thaw.training.stages import plan_stages
+
+
+@cache
+def backbone():
+    return build_network().backbone
 
 
 @pytest.fixture
@@ -14,23 +27,31 @@ def configured(composed, tmp_path):
     return lambda *overrides: composed(*TINY, f"store={tmp_path / 'store'}", "unfreeze=3", *overrides)
 
 
-def signed(configured, *overrides, weights="w", before="", changed=None, of="stage"):
+def signed(configured, *overrides, weights="w", before="", changed=None, of="stage", devices="1 CPU"):
     config = configured(*overrides)
-    dataset = data.load(config.dataset, config.seed, Path(config.store))
+    dataset = load_dataset(config.dataset, config.seed, Path(config.store))
     dataset = changed(dataset) if changed else dataset
     if of == "run":
-        return signature.of_run(config, dataset, weights)
-    head, _ = stage.plan(config.training, config.unfreeze)
-    network = SimpleNamespace(backbone=SimpleNamespace(digest=weights), batch_norm="frozen")
-    train = data.fraction(dataset.train, head.settings.fraction, config.seed)
-    return signature.of_stage(head, config, network, dataset, train, before)
+        settings = signature.relevant(config)
+        return signature.of_run(settings, dataset, weights, config.weights.path, Path(config.store), devices)
+    head, _ = plan_stages(config.training, config.unfreeze, backbone())
+    network = SimpleNamespace(
+        backbone=SimpleNamespace(digest=weights, model=SimpleNamespace(name=config.backbone.name)),
+        batch_norm="frozen",
+        modality=Images.of(config.dataset, config.backbone),
+    )
+    train = fraction(dataset.train, head.settings.fraction, config.seed)
+    settings = signature.stage_settings(
+        config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices
+    )
+    return signature.of_stage(settings, head, network, dataset, train, before)
 
 
 def with_one_changed(dataset, split_name, what):
     split = getattr(dataset, split_name)
     pixels, labels = split.images.copy(), split.labels.copy()
     (pixels if what == "pixel" else labels)[0] ^= 1
-    return replace(dataset, **{split_name: data.Split.of_pixels(split.names, labels, pixels)})
+    return replace(dataset, **{split_name: Split.of_pixels(split.names, labels, pixels)})
 
 
 def pixel(dataset):
@@ -56,6 +77,7 @@ def label(dataset):
         {"overrides": ["dataset.image_size=40"]},
         {"overrides": ["activations.dtype=float16"]},
         {"weights": "other"},
+        {"devices": "2 GPU"},
         {"before": "other"},
         {"changed": pixel},
         {"changed": label},
@@ -75,6 +97,7 @@ def test_what_a_result_depends_on_changes_its_signature(configured, change):
         ["unfreeze=20", "training.finetune.learning_rate=1"],
         ["activations=off"],
         ["weights=auto"],
+        ["training.strategy=single"],  # what it comes to counts
     ],
 )
 def test_what_it_does_not_depend_on_leaves_it_alone(configured, overrides):
@@ -138,6 +161,19 @@ def test_a_moved_folder_has_the_same_signature_and_another_picture_has_not(confi
     assert of(moved) != first
 
 
+VARIED = """
+@decorated(1, *a, k=2.5, **b)
+class Kind(Base):
+    key: int = 0
+
+    async def each(self, /, *, other: str | None = None) -> list[int]:
+        return [x async for x in y if (z := f"{x!r:>{w}} %")]
+
+
+match point:
+    case {"x": [0, *_]} | None:
+        pass
+"""
 SOURCE = """
 def area(side):
     return side * side
@@ -155,19 +191,36 @@ def area(side):
     ],
 )
 def test_code_counts_and_its_looks_do_not(other, same):
-    assert (signature.meaning(other) == signature.meaning(SOURCE)) == same
+    assert (provenance.meaning(other) == provenance.meaning(SOURCE)) == same
 
 
 def test_a_docstring_in_place_of_another_changes_nothing():
     one, other = (f'def f():\n    """{words}"""\n' for words in ("One.", "Other."))
-    assert signature.meaning(one) == signature.meaning(other)
+    assert provenance.meaning(one) == provenance.meaning(other)
 
 
-def test_the_code_of_training_is_part_of_it(monkeypatch, tmp_path):
-    signature.code.cache_clear()
-    before = signature.code()
-    monkeypatch.setattr(signature, "SHAPING", signature.SHAPING[1:])
-    signature.code.cache_clear()
-    assert signature.code() != before
-    signature.code.cache_clear()
-    assert np.all([signature.code()])
+def test_code_means_the_same_under_every_version_of_python():
+    """Fields that later versions add, and that are empty, do not count; the digest is that of Python 3.11."""
+    digest = hashlib.sha256(provenance.meaning(SOURCE + VARIED).encode()).hexdigest()
+    assert digest == "abdf8032d90a7fa077ba0e6cee728847358b8bbbbeebfd067c1bb670239d3600"
+
+
+def test_the_code_that_shapes_results_follows_from_imports():
+    found = set(provenance.shaping_modules())
+    assert found >= {
+        "thaw.runs.train", "thaw.runtime", "thaw.training.fit", "thaw.training.losses", "thaw.training.optimizers",
+        "thaw.training.callbacks", "thaw.training.array_store", "thaw.models.graph", "thaw.models.heads",
+        "thaw.models.backbones.applications", "thaw.modalities.images.decode", "thaw.modalities.images.augment",
+        "thaw.data.splits",
+    }  # fmt: skip
+    assert not [name for name in found if name.startswith(("thaw.tracking", "thaw.cli", "thaw.plots", "thaw.runs.re"))]
+
+
+@pytest.mark.parametrize("what", ["code", "package"])
+def test_another_version_of_the_code_or_of_a_package_gives_another_signature(configured, monkeypatch, what):
+    before = [signed(configured, of=of) for of in ("run", "stage")]
+    if what == "code":
+        monkeypatch.setattr(provenance, "code", lambda: "other")
+    else:
+        monkeypatch.setattr(provenance, "version", lambda name: "0.0" if name == "pillow" else version(name))
+    assert all(one != signed(configured, of=of) for one, of in zip(before, ("run", "stage"), strict=True))

@@ -2,10 +2,10 @@
 
 import io
 import os
+import re
 import shutil
 import tarfile
 import tempfile
-import textwrap
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,17 +13,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from conftest import ROOT
+from datasets import folder
 from PIL import Image
-from test_data import COMMON, folder
 
-from thaw import data, downloads, sources
-from thaw.config import Columns, Dataset
+from thaw import downloads
+from thaw.config.schema import Columns, Dataset
+from thaw.data.dataset import SOURCES, load_dataset
+from thaw.data.sources import archive as archives
+from thaw.data.sources.folder import listing
 from thaw.errors import ThawError
 
 
 @pytest.fixture
 def load(tmp_path):
-    return lambda dataset: data.load(dataset, 0, tmp_path / "store")
+    return lambda dataset: load_dataset(dataset, 0, tmp_path / "store")
 
 
 def sizes(found):
@@ -45,7 +48,7 @@ def test_a_name_counts_as_the_same_however_it_is_composed(tmp_path):
         (root / "a").mkdir()
         for place in (name, "a"):
             Image.new("L", (9, 9)).save(root / place / f"{name}.png")
-    one, other = (sources.folder(folder(tmp_path / each), tmp_path) for each in "01")
+    one, other = (listing(folder(tmp_path / each), tmp_path) for each in "01")
     assert (one.names, one.class_names) == (other.names, other.class_names)
 
 
@@ -105,7 +108,7 @@ def test_links_that_lead_nowhere_are_named_and_left_out_when_asked(pictures, loa
     (root / "bird").symlink_to("bird")
     found = load(folder(root, on_bad="skip"))
     assert sum(sizes(found)) == 8
-    assert set(found.left_out) == {"cat/self.png", "cat/far.png", "dog/circle", "bird"}
+    assert set(found.excluded) == {"cat/self.png", "cat/far.png", "dog/circle", "bird"}
 
 
 @pytest.mark.parametrize("classes", [("cat", "dog"), ()])
@@ -122,7 +125,7 @@ def test_valid_and_invalid_are_classes_like_others(pictures, load):
 @pytest.mark.parametrize("path", ["x" * 300, "/dev/null/x", "a\0b"])
 def test_a_path_that_no_folder_can_have_is_refused(load, path):
     for source in (folder(path), labelled(path)):
-        with pytest.raises(ThawError, match="dataset.path=.*(cannot be read|is not a folder|is no table)"):
+        with pytest.raises(ThawError, match="dataset.path=.*(cannot be read|is not a folder|is not a table)"):
             load(source)
 
 
@@ -146,15 +149,15 @@ def test_pictures_that_no_class_has_or_nothing_reads_are_named(pictures, load):
         (root / name).write_bytes(b"x")
     shutil.copy(root / "dog/000.png", root / "stray")
     (root / "dog/last.jfif").write_bytes((root / "dog/000.png").read_bytes()[:1000])
-    found = load(folder(root, on_bad="skip")).left_out
+    found = load(folder(root, on_bad="skip")).excluded
     assert set(found) == {"IMG_1.HEIC", "scan.tiff", "stray", "cat/scan.tif", "cat/notes.txt", "dog/last.jfif"}
-    assert found["scan.tiff"] == "lies in no class"
+    assert found["scan.tiff"] == "belongs to no class"
     assert found["cat/scan.tif"].startswith("does not end in ")
 
 
 def labelled(path, **changes):
     columns = Columns(image="file", label="class", split="split")
-    return Dataset(source="table", path=str(path), columns=columns, **COMMON | changes)
+    return Dataset(source="table", path=str(path), columns=columns, **changes)
 
 
 @pytest.fixture
@@ -214,17 +217,21 @@ def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, cl
     [
         (None, "path,class,split", "has no column file, only path, class, split; set dataset.columns.image=NAME"),
         (None, "file,klass,split", "did you mean klass?"),
-        (["gone.png,cat,train"], "file,class,split", "row 2 (gone.png): is not there"),
+        (["gone.png,cat,train"], "file,class,split", "row 2 (gone.png): does not exist"),
         (["all/000.png,,train"], "file,class,split", "row 2 (all/000.png): has no label"),
-        ([",cat,train"], "file,class,split", "row 2: names no image"),
-        (["all/000.png,cat,tset"], "file,class,split", "has a split that is none of train, val and test"),
-        (["all/000.png,cat,train"] * 2, "file,class,split", "row 3 (all/000.png): is listed before"),
-        (["./all/000.png,cat,train", "all/000.png,cat,train"], "file,class,split", "row 3 (all/000.png): is listed"),
-        (["all,cat,train"], "file,class,split", "row 2 (all): is no file"),
-        (["all/000.png,cat,train", "all/000.png,dog,train"], "file,class,split", "several times, with other labels"),
-        (["gone.png,cat,train", "gone.png,dog,train"], "file,class,split", "several times, with other labels"),
-        (["all/000.png,cat,train", "all/000.png,cat,test"], "file,class,split", "with other labels or splits"),
-        (["all/000.png,cat,train", "", "gone.png,dog,test"], "file,class,split", "row 4 (gone.png): is not there"),
+        ([",cat,train"], "file,class,split", "row 2: has no image"),
+        (["all/000.png,cat,tset"], "file,class,split", "has a split other than train, val and test"),
+        (["all/000.png,cat,train"] * 2, "file,class,split", "row 3 (all/000.png): is a repetition"),
+        (
+            ["./all/000.png,cat,train", "all/000.png,cat,train"],
+            "file,class,split",
+            "row 3 (all/000.png): is a repetition",
+        ),
+        (["all,cat,train"], "file,class,split", "row 2 (all): is not a regular file"),
+        (["all/000.png,cat,train", "all/000.png,dog,train"], "file,class,split", "several times with different labels"),
+        (["gone.png,cat,train", "gone.png,dog,train"], "file,class,split", "several times with different labels"),
+        (["all/000.png,cat,train", "all/000.png,cat,test"], "file,class,split", "with different labels or splits"),
+        (["all/000.png,cat,train", "", "gone.png,dog,test"], "file,class,split", "row 4 (gone.png): does not exist"),
         (
             ["all/000.png,cat,train", "all/001.png,dog,train", "all/002.png,cat,test", "all/003.png,dog,test"],
             "file,class,split",
@@ -243,7 +250,7 @@ def test_what_is_wrong_with_a_table_is_said(table, load, lines, header, words):
 @pytest.mark.parametrize("name", ["gone.csv", "labels.txt", "all"])
 def test_what_is_no_table_is_refused(table, load, name):
     path = table(name="labels.txt").parent / name
-    with pytest.raises(ThawError, match="is no table; give a .csv, .tsv or .parquet"):
+    with pytest.raises(ThawError, match="is not a table; give a .csv, .tsv or .parquet"):
         load(labelled(path))
 
 
@@ -309,7 +316,7 @@ def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_s
 def test_what_stands_before_the_header_is_passed_over_and_rows_keep_their_numbers(table, load, before):
     path = table()
     path.write_text(before + path.read_text().replace("all/001", "gone"))
-    with pytest.raises(ThawError, match=rf"row {3 + before.count(chr(10))} \(gone.png\): is not there"):
+    with pytest.raises(ThawError, match=rf"row {3 + before.count(chr(10))} \(gone.png\): does not exist"):
         load(labelled(path))
 
 
@@ -342,10 +349,10 @@ def test_odd_cells_of_a_parquet_file_are_named_and_whole_numbers_stay_so(table, 
     frame.to_parquet(path)
     found = load(labelled(path, on_bad="skip"))
     assert found.class_names == ("0", "1")
-    assert found.left_out == {"row 13 (all/011.png)": "has no label"}
+    assert found.excluded == {"row 13 (all/011.png)": "has no label"}
     frame["class"] = [[n] for n in range(12)]
     frame.to_parquet(path)
-    with pytest.raises(ThawError, match="has a cell that is no text and no number"):
+    with pytest.raises(ThawError, match="has a cell that is neither text nor a number"):
         load(labelled(path))
 
 
@@ -403,7 +410,7 @@ def test_rows_are_numbered_by_lines_where_cells_have_several(table, load):
     lines = [f"{line},note" for line in table().read_text().splitlines()[1:]]
     lines[0] = lines[0].replace("note", '"a\nnote"')
     lines[1] = lines[1].replace("all/001.png", "gone.png")
-    with pytest.raises(ThawError, match=r"row 4 \(gone.png\): is not there"):
+    with pytest.raises(ThawError, match=r"row 4 \(gone.png\): does not exist"):
         load(labelled(table(lines, "file,class,split,notes")))
 
 
@@ -459,7 +466,7 @@ def archive(server, monkeypatch, tmp_path):
     def make(name, content, sha256=None):
         server.files[f"/{name}"] = content
         url = f"http://127.0.0.1:{server.server_port}/{name}"
-        return Dataset(source="archive", url=url, sha256=sha256, **COMMON | {"name": "pets"})
+        return Dataset(source="archive", url=url, sha256=sha256, name="pets")
 
     return make
 
@@ -597,9 +604,9 @@ def test_a_signed_address_is_shown_nowhere_and_its_file_is_known_under_another_s
 
 def test_other_hosts_and_queries_are_other_files():
     urls = ["http://a:8080/@v1/x.zip", "http://b:8080/@v1/x.zip", "http://a/x.zip?user=1", "http://a/x.zip?user=2"]
-    assert len({downloads._place(url, None) for url in urls}) == 4
+    assert len({archives._folder(url, None) for url in urls}) == 4
     signed = [f"http://a/x.zip?id=1&X-Amz-Signature={number}&X-Amz-Date={number}" for number in (1, 2)]
-    assert len({downloads._place(url, None) for url in signed}) == 1
+    assert len({archives._folder(url, None) for url in signed}) == 1
 
 
 def test_an_archive_may_have_a_long_name(archive, load):
@@ -643,7 +650,7 @@ def prepared(tmp_path):
             split_datasets={"train": examples(0, train, label_of), "test": examples(train, train + 6, label_of)},
             data_dir=tmp_path / "tfds",
         )
-        return Dataset(source="tfds", path=str(tmp_path / "tfds"), **COMMON | {"name": "pets"})
+        return Dataset(source="tfds", path=str(tmp_path / "tfds"), name="pets")
 
     return make
 
@@ -684,35 +691,34 @@ def test_a_tensorflow_dataset_of_other_things_or_cut_off_is_refused(load, prepar
 
 def test_a_tensorflow_dataset_that_is_not_there_is_said_to_be_so(load, tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(ThawError, match="dataset.name=no_such_thing cannot be had"):
-        load(Dataset(source="tfds", path=str(tmp_path), **COMMON | {"name": "no_such_thing"}))
+    with pytest.raises(ThawError, match="dataset.name=no_such_thing cannot be loaded"):
+        load(Dataset(source="tfds", path=str(tmp_path), name="no_such_thing"))
 
 
 def test_every_source_has_a_yaml_and_every_yaml_a_source():
     import yaml
 
     found = {yaml.safe_load(path.read_text()).get("source") for path in (ROOT / "conf/dataset").glob("*.yaml")}
-    assert found - {None} == set(sources.SOURCES)
+    assert found - {None} == set(SOURCES)
 
 
-def test_a_source_of_ones_own_is_a_function_as_the_readme_has_it(pictures, load, monkeypatch):
-    lines = (ROOT / "README.md").read_text().splitlines()
-    start = next(number for number, line in enumerate(lines) if "def shelves(" in line)
-    end = next(number for number in range(start, len(lines)) if "return found" in lines[number])
-    scope = dict(vars(sources))
-    exec(textwrap.dedent("\n".join(lines[start : end + 1])), scope)
+def test_a_source_of_ones_own_is_a_module_as_the_readme_has_it(pictures, load, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    scope = {}
+    exec(source, scope)
     root = pictures({"all": 12}, ending="jpg")
     for number, path in enumerate(sorted((root / "all").iterdir())):
         path.rename(root / "all" / f"{'mug' if number % 2 else 'jar'}_{number}.jpg")
-    monkeypatch.setitem(sources.SOURCES, "shelves", scope["shelves"])
-    found = load(Dataset(source="shelves", path=str(root / "all"), **COMMON))
+    monkeypatch.setitem(SOURCES, "shelves", scope["listing"])
+    found = load(Dataset(source="shelves", path=str(root / "all")))
     assert found.class_names == ("jar", "mug")
     assert sizes(found) == [8, 2, 2]
 
 
 def test_an_unknown_source_is_answered_with_those_that_are_known(load):
     with pytest.raises(ThawError, match=r"dataset.source=tabel is not known; .*did you mean table\?"):
-        load(Dataset(source="tabel", **COMMON))
+        load(Dataset(source="tabel"))
 
 
 def counted(dataset):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from thaw import sqlite
+from thaw.tracking import sqlite
 
 
 @pytest.mark.parametrize("path", ["/plain/a.db", "/two words/a.db", "/50%41/a.db", "/why?/#1.db", "/ü [x] 'y'/a.db"])

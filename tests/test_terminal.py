@@ -9,7 +9,7 @@ from rich.console import Console
 
 from thaw import progress
 from thaw.cli import manual, terminal
-from thaw.job import Outcome
+from thaw.runs.outcome import Outcome
 
 LONG = "[12/96] inceptionv3 unfreeze=100 training.finetune.learning_rate=0.0001 augmentation=standard seed=3"
 
@@ -93,7 +93,7 @@ def test_the_time_left_counts_what_is_known_and_not_the_first_steps():
     left.begin_run()
     left.epochs = 10
     assert left.of_all() is None
-    left.epochs_done, left.seconds_an_epoch = 4.0, 2.0
+    left.epochs_done, left.seconds_per_epoch = 4.0, 2.0
     assert left.of_all() == pytest.approx(12 + 2 * 12, abs=1)
     left.end_run(trained=True)
     left.times = [30.0]
@@ -108,9 +108,9 @@ def test_the_time_left_counts_what_is_known_and_not_the_first_steps():
 def test_the_time_left_does_not_jump():
     left = terminal.TimeLeft()
     left.begin_run()
-    left.epochs, left.seconds_an_epoch = 10, 10.0
+    left.epochs, left.seconds_per_epoch = 10, 10.0
     assert left.smoothed() == pytest.approx(100)
-    left.seconds_an_epoch = 1.0
+    left.seconds_per_epoch = 1.0
     assert left.smoothed() == pytest.approx(91, abs=1)
 
 
@@ -134,8 +134,7 @@ def test_a_run_ends_in_one_line(changes, line):
 
 
 def test_the_manual_has_every_key_with_its_comment_and_every_option(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py", "--help", "backbone=mobilenetv2"])
-    assert manual.main() == 0
+    assert manual.main(["--help", "backbone=mobilenetv2"]) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     keys = out.partition("\nKEYS\n")[2].splitlines()
@@ -149,16 +148,12 @@ def test_the_manual_has_every_key_with_its_comment_and_every_option(capsys, monk
 
 
 def test_a_wrong_option_is_answered_by_the_manual_as_by_the_command(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["train.py", "--help", "backbone=vgg61"])
-    assert manual.main() == 1
+    assert manual.main(["--help", "backbone=vgg61"]) == 1
     assert "did you mean vgg16?" in capsys.readouterr().err
 
 
 def test_the_manual_leaves_a_list_of_values_out(capsys, monkeypatch):
-    monkeypatch.setattr(
-        "sys.argv", ["train.py", "-m", "backbone=effnetb0,xception", "unfreeze=0,20", "seed=7", "--help"]
-    )
-    assert manual.main() == 0
+    assert manual.main(["-m", "backbone=effnetb0,xception", "unfreeze=0,20", "seed=7", "--help"]) == 0
     assert "\n  seed: 7" in capsys.readouterr().out
 
 
@@ -178,5 +173,5 @@ def test_a_terminal_without_control_sequences_gets_lines():
     [(None, True), ("head reused", True), ("finished before", False), ("trained by another process", False)],
 )
 def test_a_run_that_was_finished_before_says_nothing_of_how_long_others_take(reused, trained):
-    assert Outcome("a", "FINISHED", {}, reused=reused).has_trained == trained
-    assert not Outcome("a", "FAILED", {}, reused=reused).has_trained
+    assert Outcome("a", "FINISHED", {}, reused=reused).was_trained == trained
+    assert not Outcome("a", "FAILED", {}, reused=reused).was_trained

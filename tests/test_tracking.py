@@ -10,44 +10,49 @@ import pytest
 from mlflow.store.tracking import sqlalchemy_store
 from sqlalchemy import Engine, event
 
-from thaw import composition, sqlite, tracking, workspace
+from thaw import provenance
+from thaw.config.overrides import command_line
 from thaw.errors import ThawError, redact
+from thaw.tracking import sqlite
+from thaw.tracking.markdown import code_block
+from thaw.tracking.store import connect
+from thaw.workspace import Workspace
 
 
 @pytest.mark.parametrize("uri", ["nonsense", "ftp://host/x", "/some/folder", "sqlite:/half"])
 def test_a_malformed_address_is_refused(uri, tmp_path):
     with pytest.raises(ThawError, match=r"is no tracking store; give sqlite:///FILE"):
-        tracking.connect(uri, str(tmp_path))
+        connect(uri, str(tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["http://ann:secret@127.0.0.1:9", "postgresql://ann:secret@127.0.0.1:9/runs"])
 def test_a_store_that_is_away_is_known_to_be_so(tmp_path, uri):
-    store = tracking.connect(uri, str(tmp_path))
-    assert store.away == "nothing listens there"
+    store = connect(uri, str(tmp_path))
+    assert store.unreachable == "nothing listens there"
     assert store.name == uri.replace("ann:secret", "***")
 
 
 def test_a_database_that_cannot_be_opened_is_refused(tmp_path):
     with pytest.raises(ThawError, match=r"refuses .*unable to open database file.*; mend it or give another"):
-        tracking.connect(f"sqlite:///{tmp_path}", str(tmp_path))
+        connect(f"sqlite:///{tmp_path}", str(tmp_path))
 
 
 def test_a_relative_database_is_the_same_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = tracking.connect("sqlite:///a.db", str(tmp_path / "mlruns"))
+    store = connect("sqlite:///a.db", str(tmp_path / "mlruns"))
     assert store.name == f"sqlite:///{tmp_path / 'a.db'}"
 
 
 def test_a_password_with_a_slash_stays_hidden(tmp_path):
-    store = tracking.connect("postgresql://ann:s3cret/x@127.0.0.1:9/runs", str(tmp_path))
-    assert "s3cret" not in f"{store.name} {store.away}"
+    store = connect("postgresql://ann:s3cret/x@127.0.0.1:9/runs", str(tmp_path))
+    assert "s3cret" not in f"{store.name} {store.unreachable}"
 
 
 def test_an_experiment_that_was_deleted_is_refused(tmp_path):
-    store = tracking.connect(None, str(workspace.opened(tmp_path)))
+    store = connect(None, str(Workspace(tmp_path).create().root))
     store.client.delete_experiment(store.experiment("pets"))
     with pytest.raises(ThawError, match="The MLflow experiment pets is deleted; restore it"):
-        tracking.connect(None, str(tmp_path), "pets")
+        connect(None, str(tmp_path), "pets")
 
 
 @pytest.mark.parametrize(
@@ -96,14 +101,14 @@ def test_long_texts_are_redacted_in_no_time():
 )
 def test_an_address_of_sqlite_that_names_no_file_is_refused(tmp_path, uri):
     with pytest.raises(ThawError, match="is no tracking store; give sqlite:///FILE"):
-        tracking.connect(uri, str(tmp_path))
+        connect(uri, str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_is_recorded_without_credentials(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", "-m", "unfreeze=0,20", "tracking.uri=http://a:b@host"])
-    assert composition.command() == "python train.py -m unfreeze=0,20 'tracking.uri=http://***@host'"
-    alone = composition.command(["unfreeze=20", "tracking.uri=http://a:b@host"])
+def test_the_command_is_recorded_without_credentials():
+    swept = command_line(["-m", "unfreeze=0,20", "tracking.uri=http://a:b@host"])
+    assert swept == "python train.py -m unfreeze=0,20 'tracking.uri=http://***@host'"
+    alone = command_line(["unfreeze=20", "tracking.uri=http://a:b@host"])
     assert alone == "python train.py unfreeze=20 'tracking.uri=http://***@host'"
 
 
@@ -112,22 +117,23 @@ def test_the_commit_and_the_state_of_the_tree_are_known(tmp_path):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
 
-    assert tracking.git_tags(tmp_path) == {}
+    assert provenance.git_tags(tmp_path) == {}
     git("init")
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "one")
-    assert tracking.git_tags(tmp_path)["thaw.git_clean"] == "true"
-    assert len(tracking.git_tags(tmp_path)["mlflow.source.git.commit"]) == 40
+    assert provenance.git_tags(tmp_path)["thaw.git_clean"] == "true"
+    assert len(provenance.git_tags(tmp_path)["mlflow.source.git.commit"]) == 40
     (tmp_path / "a").write_text("2")
-    assert tracking.git_tags(tmp_path)["thaw.git_clean"] == "false"
+    assert provenance.git_tags(tmp_path)["thaw.git_clean"] == "false"
 
 
+@pytest.mark.slow
 def test_eight_processes_may_meet_a_fresh_database(tmp_path):
     program = (
-        "import sys, pathlib; from thaw import tracking, workspace\n"
-        "root = workspace.opened(pathlib.Path(sys.argv[1]))\n"
-        "print(tracking.connect(None, str(root)).experiment('pets'))"
+        "import sys, pathlib; from thaw.tracking.store import connect; from thaw.workspace import Workspace\n"
+        "root = Workspace(pathlib.Path(sys.argv[1])).create().root\n"
+        "print(connect(None, root).experiment('pets'))"
     )
     temporaries = [tmp_path / f"tmp{number}" for number in range(8)]  # as those of users of a cluster differ
     for each in temporaries:
@@ -148,7 +154,7 @@ def test_eight_processes_may_meet_a_fresh_database(tmp_path):
 
 def test_a_command_in_a_description_is_short_lines_that_a_shell_takes_as_one():
     command = "python train.py -m " + " ".join(f"'group{number}.key=some value {number}'" for number in range(20))
-    fence, *lines, end = tracking.code(command).splitlines()
+    fence, *lines, end = code_block(command).splitlines()
     assert (fence, end) == ("```", "```")
     assert max(map(len, lines)) <= 64
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)
@@ -157,12 +163,13 @@ def test_a_command_in_a_description_is_short_lines_that_a_shell_takes_as_one():
 KILLED_AT = """
 import os, pathlib, sys
 import sqlalchemy
-from thaw import tracking, workspace
+from thaw.tracking.store import connect
+from thaw.workspace import MARKER, Workspace
 
 root = pathlib.Path(sys.argv[1])
 real = os.replace
 for moment in ("statement 1", "statement 40", "statement 200", "rename"):
-    store = workspace.opened(root / moment.replace(" ", ""))
+    store = Workspace(root / moment.replace(" ", "")).create().root
     child = os.fork()
     if not child:
         done = 0
@@ -180,26 +187,26 @@ for moment in ("statement 1", "statement 40", "statement 200", "rename"):
 
         os.replace = place
         sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
-        tracking.connect(None, str(store))
+        connect(None, store)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 9, moment
-    assert tracking.connect(None, str(store)).experiment("pets") == "1", moment
+    assert connect(None, store).experiment("pets") == "1", moment
     left = {each.name for each in store.iterdir()}
-    assert left <= {"mlflow.db", "mlflow.db.lock", workspace.MARK}, left
+    assert left <= {"mlflow.db", "mlflow.db.lock", MARKER}, left
 """
 
 
-def test_a_database_has_its_name_only_once_every_statement_is_done(tmp_path):
+def test_a_database_has_its_name_only_once_every_statement_is_done(tmp_path, creates_tables):
     """So that a kill at whichever leaves nothing that could be taken for one."""
-    store, statements = workspace.opened(tmp_path / "store"), []
+    store, statements = Workspace(tmp_path / "store").create().root, []
 
     def note(*_):
-        statements.append((store / sqlite.NAME).exists())
+        statements.append((store / "mlflow.db").exists())
 
     event.listen(Engine, "before_cursor_execute", note)
     try:
-        tracking.connect(None, str(store))
+        connect(None, str(store))
     finally:
         event.remove(Engine, "before_cursor_execute", note)
     made = statements.index(True) if True in statements else len(statements)
@@ -218,41 +225,40 @@ def half_made(path):
 
 
 @pytest.mark.parametrize("spoil", [half_made, lambda path: path.write_bytes(b"")])
-def test_a_database_that_was_left_half_made_is_made_anew(tmp_path, spoil, capsys):
-    spoil(workspace.opened(tmp_path) / "mlflow.db")
-    assert tracking.connect(None, str(tmp_path)).experiment("pets") == "1"
-    assert "was half made when a command died" in capsys.readouterr().out
+def test_a_database_that_was_left_half_made_is_made_anew(tmp_path, spoil, caplog):
+    spoil(Workspace(tmp_path).create().root / "mlflow.db")
+    assert connect(None, str(tmp_path)).experiment("pets") == "1"
+    assert "was incomplete, as a command died while creating it" in caplog.text
     assert (tmp_path / "mlflow.db.half-made").exists()
 
 
 def test_another_database_is_never_set_aside(tmp_path):
     half_made(tmp_path / "mine.db")
     with pytest.raises(ThawError, match="refuses"):
-        tracking.connect(f"sqlite:///{tmp_path / 'mine.db'}", str(tmp_path))
+        connect(f"sqlite:///{tmp_path / 'mine.db'}", str(tmp_path))
     assert not list(tmp_path.glob("*.half-made"))
 
 
-def test_a_full_disk_while_the_database_is_made_is_said_to_be_one(tmp_path, monkeypatch):
+def test_a_full_disk_while_the_database_is_made_is_said_to_be_one(tmp_path, monkeypatch, creates_tables):
     def fill(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    workspace.opened(tmp_path)
+    Workspace(tmp_path).create()
     with monkeypatch.context() as patch:
         patch.setattr(sqlalchemy_store, "SqlAlchemyStore", fill)
         with pytest.raises(ThawError, match="The disk is full; make room"):
-            tracking.connect(None, str(tmp_path))
-    assert tracking.connect(None, str(tmp_path)).experiment("pets") == "1"
+            connect(None, str(tmp_path))
+    assert connect(None, str(tmp_path)).experiment("pets") == "1"
 
 
 def test_a_database_that_is_there_is_opened_without_its_lock(tmp_path, monkeypatch):
     """Who may only read a store cannot take it."""
-    tracking.connect(None, str(workspace.opened(tmp_path)))
-    tracking.connect.cache_clear()
-    monkeypatch.setattr(tracking, "FileLock", lambda *_, **__: pytest.fail("locked"))
-    assert tracking.connect(None, str(tmp_path)).away is None
+    connect(None, str(Workspace(tmp_path).create().root))
+    monkeypatch.setattr(sqlite, "FileLock", lambda *_, **__: pytest.fail("locked"))
+    assert connect(None, str(tmp_path)).unreachable is None
 
 
 def test_a_database_in_no_folder_is_refused_and_makes_none(tmp_path):
     with pytest.raises(ThawError, match=r"refuses \(there is no folder .*/nowhere\); mend it or give another"):
-        tracking.connect(f"sqlite:///{tmp_path / 'nowhere' / 'a.db'}", str(tmp_path))
+        connect(f"sqlite:///{tmp_path / 'nowhere' / 'a.db'}", str(tmp_path))
     assert not (tmp_path / "nowhere").exists()

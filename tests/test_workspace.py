@@ -1,13 +1,17 @@
 """Nothing is removed but what Thaw made: the folders of commands, and what lies in a store that bears its mark."""
 
+import argparse
 import json
 import sys
 
 import pytest
 from conftest import TINY
 
-from thaw import journal, room, sync, workspace
+from thaw import workspace
+from thaw.cli import common, prune, sync
 from thaw.errors import ThawError
+from thaw.tracking import journal
+from thaw.workspace import Workspace
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def test_another_folder_for_a_command_is_refused_and_stays_as_it_is(command, pre
     before, places = content(precious), {"folder": precious, "store": tmp_path / "mlruns"}
     status, _, err = command(*(each.format(**places) for each in arguments), *TINY)
     assert status == 1
-    assert err.startswith(f"{named.format(**places)} is not allowed, as a command's own folder is removed when it ends")
+    assert err.startswith(
+        f"{named.format(**places)} is not allowed, as the output folder is removed when a command ends"
+    )
     assert content(precious) == before
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
@@ -56,12 +62,12 @@ def test_a_journal_that_names_a_folder_elsewhere_removes_nothing_there(command, 
     assert content(precious) == before
 
 
-@pytest.mark.parametrize(("main", "name"), [(room.main, "prune"), (sync.main, "sync")])
+@pytest.mark.parametrize(("main", "name"), [(prune.main, "prune"), (sync.main, "sync")])
 def test_a_folder_that_is_no_store_is_left_alone(precious, monkeypatch, capsys, main, name):
     before = content(precious)
     monkeypatch.setattr(sys, "argv", [name, "--store", str(precious)])
     assert main() == 1
-    assert f"{precious} is no store of Thaw, as it has no {workspace.MARK}" in capsys.readouterr().err
+    assert f"{precious} is not a Thaw store, as it has no {workspace.MARKER}" in capsys.readouterr().err
     assert content(precious) == before
 
 
@@ -76,26 +82,26 @@ def test_a_folder_that_has_something_else_under_a_name_of_ours_becomes_no_store(
 def test_a_store_of_before_is_one_and_gets_its_mark(tmp_path):
     (tmp_path / "runs" / "a-0").mkdir(parents=True)
     (tmp_path / "runs" / "a-0" / "journal.jsonl").write_text("")
-    assert workspace.existing(tmp_path) == tmp_path
-    assert not (tmp_path / workspace.MARK).exists()  # who only reads may not be allowed to write
-    workspace.opened(tmp_path)
-    assert (tmp_path / workspace.MARK).exists()
+    assert Workspace(tmp_path).open().root == tmp_path
+    assert not (tmp_path / workspace.MARKER).exists()  # who only reads may not be allowed to write
+    Workspace(tmp_path).create()
+    assert (tmp_path / workspace.MARKER).exists()
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
 def test_where_nothing_was_recorded_yet_that_is_said(tmp_path, make):
     make(tmp_path / "mlruns")
     with pytest.raises(ThawError, match="Nothing is recorded in .*mlruns yet; train something first: python train.py"):
-        workspace.existing(tmp_path / "mlruns")
+        Workspace(tmp_path / "mlruns").open()
 
 
 def test_only_a_folder_among_the_launches_of_a_store_is_removed(tmp_path):
-    store, elsewhere = workspace.opened(tmp_path / "mlruns"), tmp_path / "launches" / "a"
+    store, elsewhere = Workspace(tmp_path / "mlruns").create().root, tmp_path / "launches" / "a"
     for folder in (store / "launches" / "a", store / "runs" / "a", elsewhere):
         folder.mkdir(parents=True)
-        workspace.remove_launch(folder)
+        Workspace(store).remove_launch(folder)
     (store / "launches" / "b").symlink_to(elsewhere)
-    workspace.remove_launch(store / "launches" / "b")
+    Workspace(store).remove_launch(store / "launches" / "b")
     left = [folder.exists() for folder in (store / "launches" / "a", store / "runs" / "a", elsewhere)]
     assert left == [False, True, True]
 
@@ -109,10 +115,12 @@ def test_what_a_system_puts_into_folders_is_in_nobodys_way(command, tmp_path, mo
     assert "finished before" in command(*TINY)[1]
     monkeypatch.setattr(sys, "argv", ["any", "--store", str(store)])
     assert sync.main() == 0
-    assert room.main() == 0
+    assert prune.main() == 0
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_home_folder_is_found_where_the_shell_leaves_it_to_us(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert workspace.place("~/runs") == tmp_path / "runs"
+    parser = argparse.ArgumentParser()
+    common.add_store(parser)
+    assert parser.parse_args(["--store=~/runs"]).store == tmp_path / "runs"

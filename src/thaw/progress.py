@@ -1,59 +1,62 @@
-"""Progress of work that takes long: library code reports it here, and whoever runs it decides whether it is shown.
+"""Progress of long work. Library code reports it here; whoever runs it decides whether to show it.
 
 By default nothing is shown. `thaw.cli.terminal` shows it on a terminal.
 """
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
-logger = logging.getLogger(__name__)
 
 
 class Step:
-    """A piece of work under way, such as a frozen pass; this one is not shown."""
+    """A piece of work in progress, such as a frozen pass; this one is not shown."""
 
     def advance(self, count: float = 1) -> None:
-        """So much more is done."""
+        """Report that `count` more units are done."""
 
 
 class Reporter:
-    """Takes reports of progress; this one shows none."""
+    """Receives reports of progress; this one discards them."""
 
-    def say(self, line: str) -> None:
-        """A line about the run under way."""
+    def stop(self) -> None:
+        """Stop redrawing, so that others may write to the terminal."""
 
     def announce(self, line: str) -> None:
-        """A line about the command, not about one run; logged where nobody shows it, as it may be a warning."""
-        logger.warning(line)
+        """Report a fact about the command, such as its dataset or device."""
 
     def begin_sweep(self, total: int | None) -> None:
-        """A sweep of so many runs begins; None where a sweeper decides."""
+        """Report that a sweep of `total` runs begins; None if a sweeper decides how many."""
+
+    def begin_run(self, label: str) -> None:
+        """Report that a run begins."""
+
+    def end_run(self, summary: str, trained: bool) -> None:
+        """Report how a run ended, on one line, and whether this command trained it to the end."""
 
     def phase(self, what: str) -> None:
-        """What a run does now that cannot be counted, such as building a network."""
+        """Report what the run does now, for work that cannot be counted, such as building a network."""
 
     def plan(self, epochs: int) -> None:
-        """The run under way trains so many epochs."""
+        """Report how many epochs the run trains."""
 
-    def epoch(self, where: str, numbers: str, done: float, seconds_an_epoch: float | None) -> None:
-        """How far the training of a run is.
+    def epoch(self, where: str, numbers: str, done: float, seconds_per_epoch: float | None) -> None:
+        """Report how far training is.
 
         Args:
             where: the stage and the epoch.
-            numbers: what the last epoch came to; nothing within one.
+            numbers: loss and accuracy of the last epoch; empty within one.
             done: epochs of the run.
-            seconds_an_epoch: the pace; None where it is not known yet.
+            seconds_per_epoch: the pace; None if not known yet.
         """
 
     def end_epoch(self, where: str, numbers: str) -> None:
-        """An epoch has ended."""
+        """Report that an epoch has ended."""
 
     @contextlib.contextmanager
     def step(self, what: str, total: float | None, unit: str) -> Iterator[Step]:
-        """Work of a known length while the context lasts; `total` in `unit`s, None where nobody knows."""
+        """Report counted work while the context lasts; `total` in `unit`s, None if not known."""
         yield Step()
 
 
@@ -61,13 +64,13 @@ _active: list[Reporter] = [Reporter()]
 
 
 def reporter() -> Reporter:
-    """What takes reports now."""
+    """The reporter in use."""
     return _active[-1]
 
 
 @contextlib.contextmanager
 def reporting_to(chosen: Reporter) -> Iterator[None]:
-    """Have `chosen` take the reports of this process while the context lasts."""
+    """Use `chosen` for the reports of this process while the context lasts."""
     _active.append(chosen)
     try:
         yield
@@ -76,7 +79,7 @@ def reporting_to(chosen: Reporter) -> Iterator[None]:
 
 
 def counted(items: Iterable[Item], what: str, total: int | None, unit: str) -> Iterator[Item]:
-    """The same items, whose number is reported."""
+    """Yield the items and report their number."""
     with reporter().step(what, total, unit) as step:
         for item in items:
             yield item

@@ -1,41 +1,59 @@
 """How TensorFlow runs in this process: quietly, on its share of the cores, and the same way every time."""
 
 import contextlib
-import faulthandler
 import gc
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 
 from thaw.errors import ThawError
 
+interrupted = threading.Event()  # set by whoever handles SIGINT and SIGTERM
+_polled = threading.Event()  # while code runs that polls `interrupted`
+_run_state = contextlib.ExitStack()  # restores what a run changed in TensorFlow
 
-def start(threads: int, precision: str = "float32", strategy: str = "single") -> str:
-    """Import TensorFlow and fix what may differ between two runs of one seed; `release` ends what this begins.
 
-    Deterministic on the CPU with a fixed number of threads; on a GPU some sums still run in another order.
+@dataclass(frozen=True)
+class Devices:
+    """What a run computes on.
+
+    Attributes:
+        kind: CPU or GPU.
+        count: how many share each batch.
+        description: `CPU, 2 threads`, or the names of the GPUs.
+    """
+
+    kind: str
+    count: int
+    description: str
+
+    @property
+    def key(self) -> str:
+        """What results depend on: kind and count."""
+        return f"{self.count} {self.kind}"
+
+
+def start(threads: int, precision: str = "float32", strategy: str = "single") -> Devices:
+    """Import TensorFlow and fix everything that could differ between two runs of one seed; undone by `release`.
+
+    Deterministic on the CPU with a fixed number of threads; on a GPU some sums may be computed in another order.
 
     Args:
         threads: of this process, fixed by its first run.
-        precision: the dtype policy of Keras for the networks that are built from now on.
-        strategy: single: on one device; mirrored: on all GPUs, each with its part of a batch; auto: on all if there
-            are several.
-
-    Returns:
-        What computes, for people: `CPU, 2 threads`, or the names of the GPUs.
+        precision: Keras' dtype policy for the networks that are built from now on.
+        strategy: single: one device; mirrored: all GPUs, each with a part of the batch; auto: all if there are several.
 
     Raises:
         ThawError: there are not two devices to mirror on.
     """
-    faulthandler.enable(sys.__stderr__)  # a crash of native code says where
     with quiet():
         import tensorflow as tf
 
@@ -43,41 +61,51 @@ def start(threads: int, precision: str = "float32", strategy: str = "single") ->
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.config.experimental.enable_op_determinism()
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # that each run traces its own functions is no news
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # every run traces its own functions
         tf.constant(0)
         import keras
 
-    held.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+    _run_state.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
     keras.config.set_dtype_policy(precision)
-    gpus = tf.config.list_logical_devices("GPU")
-    devices = gpus or tf.config.list_logical_devices("CPU")  # of which there are several only if somebody asked for it
+    cards = tf.config.list_logical_devices("GPU")
+    devices = cards or tf.config.list_logical_devices("CPU")
     if strategy == "mirrored" and len(devices) < 2:
         raise ThawError(
-            f"training.strategy=mirrored needs two GPUs or more, and TensorFlow sees {len(gpus)}; give "
+            f"training.strategy=mirrored needs two GPUs or more, and TensorFlow sees {len(cards)}; give "
             "training.strategy=auto or make them visible"
         )
-    if strategy == "mirrored" or (strategy == "auto" and len(gpus) > 1):
-        held.enter_context(tf.distribute.MirroredStrategy([device.name for device in devices]).scope())
-    return _device(tf)
+    mirrors = strategy == "mirrored" or (strategy == "auto" and len(cards) > 1)
+    if mirrors:
+        _run_state.enter_context(tf.distribute.MirroredStrategy([device.name for device in devices]).scope())
+    return Devices("GPU" if cards else "CPU", len(devices) if mirrors else 1, _describe(tf))
 
 
-def _device(tf: ModuleType) -> str:
+def expected_devices(strategy: str) -> str:
+    """The `Devices.key` that `start` is expected to come to, without importing TensorFlow."""
+    cards = len(gpus())
+    kind = "GPU" if cards else "CPU"
+    if strategy == "mirrored":
+        return f"{max(2, cards)} {kind}"
+    return f"{cards if strategy == 'auto' and cards > 1 else 1} {kind}"
+
+
+def _describe(tf: ModuleType) -> str:
     cards = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(card).get("device_name", card.name) for card in cards]
     if names:
         return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in Counter(names).items())
     threads = tf.config.threading.get_intra_op_parallelism_threads() or cores()
-    told = f"CPU, {threads} thread{'s' * (threads != 1)}"
+    description = f"CPU, {threads} thread{'s' * (threads != 1)}"
     if shutil.which("nvidia-smi") and gpus():
-        told += (
+        description += (
             " — there is an NVIDIA GPU that TensorFlow does not see: pip install -e '.[cuda]', and check that "
             "nvidia-smi shows a driver"
         )
-    return told
+    return description
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, by number or name; asked without TensorFlow, which would take them all."""
+    """The GPUs visible to this process, by number or name; asked without TensorFlow, which would allocate them all."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [each for each in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if each not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
@@ -86,33 +114,30 @@ def gpus() -> list[str]:
     return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
 
 
-held = contextlib.ExitStack()  # what a run changed of TensorFlow's state
+@contextlib.contextmanager
+def polling() -> Iterator[None]:
+    """Declare that `interrupted` is polled while the context lasts, so that a signal handler need not raise.
 
-
-def interruptible() -> None:
-    """Have SIGTERM, which says that a node is taken away, interrupt as Ctrl-C does, and note either in `interrupted`.
-
-    TensorFlow swallows an exception that is raised in Python that it calls itself, such as the end of a generator.
+    An exception that a handler raises inside TensorFlow's native code may crash the process.
     """
-
-    def interrupt(number, frame):
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    interrupted.clear()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    _polled.set()
+    try:
+        yield
+    finally:
+        _polled.clear()
 
 
-interrupted = threading.Event()
+def is_polled() -> bool:
+    """Whether code runs that polls `interrupted`."""
+    return _polled.is_set()
 
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[None]:
-    """Have an error after an interrupt be that interrupt, which TensorFlow may turn into an error of its own.
+    """Raise KeyboardInterrupt in place of an error that follows an interrupt, which TensorFlow may turn into its own.
 
     Raises:
-        KeyboardInterrupt: in place of any error that follows one.
+        KeyboardInterrupt: the process was interrupted inside the context.
     """
     try:
         yield
@@ -123,44 +148,43 @@ def interrupts() -> Iterator[None]:
 
 
 def release() -> None:
-    """Give back what a run held, so that the next one in this process finds memory as the first did."""
+    """Free what a run held, so that the next one in this process starts with the same memory."""
     if "keras" not in sys.modules:  # refused before it began
         return
-    held.close()
+    _run_state.close()
     import keras
 
     keras.backend.clear_session(free_memory=False)
     gc.collect()
     if not gc.get_freeze_count():
-        gc.freeze()  # the libraries, which are here to stay and are most of what each collection would look through
+        gc.freeze()  # the imported libraries, most of what each collection would look through
 
 
-def share_of_cores(launcher: dict) -> int:
-    """The threads of one run: those that a cluster gives it, or its share where `n_jobs` train side by side (-1: 1)."""
-    given = launcher.get("cpus_per_task") or launcher.get("num_cpus")
-    if given:
-        return max(1, int(given))
-    side_by_side = launcher.get("n_jobs", 1)
-    return max(1, cores() // side_by_side) if side_by_side > 0 else 1
+def share_of_cores(launcher: Mapping) -> int:
+    """The threads of one run: what a cluster grants it, or its share if `n_jobs` train in parallel (-1: one)."""
+    granted = launcher.get("cpus_per_task") or launcher.get("num_cpus")
+    if granted:
+        return max(1, int(granted))
+    jobs = launcher.get("n_jobs", 1)
+    return max(1, cores() // jobs) if jobs > 0 else 1
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back what native code prints on standard error while TensorFlow is imported, unless it fails."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with tempfile.TemporaryFile() as kept:
+    """Hide what native code prints on standard error while TensorFlow is imported; shown if the import fails."""
+    with tempfile.TemporaryFile() as hidden:
         screen = os.dup(2)
-        os.dup2(kept.fileno(), 2)
+        os.dup2(hidden.fileno(), 2)
         try:
             yield
         except BaseException:
-            kept.seek(0)
-            os.write(screen, kept.read())
+            hidden.seek(0)
+            os.write(screen, hidden.read())
             raise
         finally:
             os.dup2(screen, 2)

@@ -11,6 +11,7 @@ from scipy import stats
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 9999
+
 # How many times the image noise is taken off the variance between seeds. Simulated for 2 to 10 seeds: with 1 the test
 # claims too little where seeds hardly vary, with 2 it claims too much (6 % of 5 %) where they vary a lot.
 NOISE = 1.5

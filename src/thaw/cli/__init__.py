@@ -1,1 +1,5 @@
-"""What the commands of Thaw share: the terminal. Takes reports of progress, gives lines; may import all other rooms."""
+"""The command line: one module a command, and what all share.
+
+Everything that concerns a terminal or a process is here: arguments, exit statuses, signals, environment variables,
+progress and log lines. The rooms below neither print nor exit.
+"""

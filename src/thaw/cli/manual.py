@@ -5,11 +5,13 @@ import sys
 import textwrap
 from collections.abc import Iterator
 
-from hydra import compose, initialize_config_dir
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from thaw import composition
-from thaw.errors import sentence
+from thaw.config import compose
+from thaw.config.explain import explain
+from thaw.config.overrides import parse
+from thaw.errors import user_message
 
 WIDTH = 80
 COMMENTS_AT = 36  # column
@@ -28,17 +30,16 @@ takes lists of either and trains every combination.
 """
 
 
-def main() -> int:
-    """Print the manual for the configuration that the other arguments compose, a list of values left out."""
-    composition.hand_on_credentials()
-    given = [each for each in sys.argv[1:] if "=" in each and not each.startswith("-")]
+def main(words: list[str]) -> int:
+    """Print the manual for the configuration that the other words compose, without lists of values."""
+    given = [each for each in words if "=" in each and not each.startswith("-")]
     try:
-        overrides = [each.input_line for each in composition.parse(given) if not each.is_sweep_override()]
-        composition.register()
-        with initialize_config_dir(str(composition.CONF), version_base="1.3"):
-            composed = compose("config", overrides, return_hydra_config=True)
+        overrides = [each.input_line or "" for each in parse(given) if not each.is_sweep_override()]
+        compose.register()
+        with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
+            composed = hydra.compose("config", overrides, return_hydra_config=True)
     except Exception as error:
-        message = sentence(error) or composition.explain(error)
+        message = user_message(error) or explain(error)
         if message is None:
             raise
         print(message, file=sys.stderr)
@@ -51,7 +52,7 @@ def manual(composed: DictConfig) -> Iterator[str]:
     """The lines of the manual.
 
     Args:
-        composed: with Hydra's own configuration, which knows the options that were chosen.
+        composed: with Hydra's own configuration, which has the chosen options.
     """
     yield HEADER
     yield "GROUPS (* is the default)"
@@ -60,13 +61,13 @@ def manual(composed: DictConfig) -> Iterator[str]:
         shown = " ".join(f"{option}*" if choices.get(group) == option else option for option in options)
         yield from textwrap.wrap(f"{group}: {shown}", WIDTH, initial_indent="  ", subsequent_indent="    ")
     yield "\nKEYS"
-    comments = dict(_comments((composition.CONF / "config.yaml").read_text()))
-    values = OmegaConf.to_container(composed, resolve=False)
+    comments = dict(_comments((compose.CONF / "config.yaml").read_text()))
+    values: dict = OmegaConf.to_container(composed, resolve=False)  # type: ignore[assignment]
     for key, value in values.items():
         if key == "hydra":
             continue
         option = choices.get(key)
-        file = composition.CONF / key / f"{option}.yaml"
+        file = compose.CONF / key / f"{option}.yaml"
         if option and file.exists():
             comments |= {f"{key}.{below}": comment for below, comment in _comments(file.read_text())}
         yield from _lines(key, value, comments, "  ")
@@ -75,11 +76,11 @@ def manual(composed: DictConfig) -> Iterator[str]:
 def groups() -> dict[str, list[str]]:
     """The config groups and the options of each."""
     found: dict[str, list[str]] = {}
-    for file in sorted(composition.CONF.rglob("*.yaml")):
-        group = file.parent.relative_to(composition.CONF).as_posix()
+    for file in sorted(compose.CONF.rglob("*.yaml")):
+        group = file.parent.relative_to(compose.CONF).as_posix()
         if group != ".":
             found.setdefault(group, []).append(file.stem)
-    experiments = composition.ROOT / "experiments"
+    experiments = compose.EXPERIMENTS
     found["experiment"] = sorted(
         file.relative_to(experiments).with_suffix("").as_posix() for file in experiments.rglob("*.yaml")
     )
@@ -100,7 +101,7 @@ def _lines(key: str, value: object, comments: dict[str, str], indent: str) -> It
 
 
 def _commented(text: str, comment: str) -> Iterator[str]:
-    """A key, and its comment beside or, where that is long, also below it."""
+    """A key, and its comment beside it, continued below."""
     if not comment:
         yield text
         return
@@ -108,15 +109,15 @@ def _commented(text: str, comment: str) -> Iterator[str]:
     first, *more = textwrap.wrap(comment, max(30, WIDTH - COMMENTS_AT - 2))
     if len(text) + 2 > COMMENTS_AT and len(text) + 4 + len(first) > WIDTH:
         yield text
-        more, column, text = [first, *more], COMMENTS_AT, None
-    if text is not None:
+        more = [first, *more]
+    else:
         yield f"{text.ljust(column)}# {first}"
     for line in more:
         yield f"{' ' * COMMENTS_AT}# {line}"
 
 
 def _comments(text: str) -> Iterator[tuple[str, str]]:
-    """The dotted keys of a YAML file of ours that have a comment on their line."""
+    """The dotted keys of a YAML file that have a comment on their line."""
     above: list[tuple[int, str]] = []
     for line in text.splitlines():
         found = LINE.match(line)

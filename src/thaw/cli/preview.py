@@ -1,6 +1,5 @@
-"""`python train.py ... --preview`: a batch as training would see it, drawn before anything is trained."""
+"""`train.py --preview`: draws a batch as training sees it, before anything is trained."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import hydra
 import numpy as np
 from omegaconf import DictConfig
 
-from thaw import composition, decoding, progress, runtime
-from thaw.config import check
+from thaw import drawings, progress, runtime
+from thaw.config import compose
+from thaw.config.validate import validate
 from thaw.errors import ThawError
 
 FLAG = "--preview"
@@ -18,49 +18,52 @@ VIEWS = 4
 FILE = Path("preview.png")
 
 
-def is_asked() -> bool:
-    """Whether the command asks for it; Hydra then does not see that."""
-    if FLAG not in sys.argv:
-        return False
-    sys.argv.remove(FLAG)
-    if {"-m", "--multirun"} & set(sys.argv):
+def is_asked(words: list[str]) -> tuple[bool, list[str]]:
+    """Whether the command line asks for it, and its words without the flag, which Hydra does not know.
+
+    Raises:
+        ThawError: it asks for a sweep.
+    """
+    if FLAG not in words:
+        return False, words
+    if {"-m", "--multirun"} & set(words):
         raise ThawError("--preview shows one run; leave -m out and give one value for each key")
-    return True
+    return True, [word for word in words if word != FLAG]
 
 
-@hydra.main(config_path=str(composition.CONF), config_name="config", version_base="1.3")
+@hydra.main(config_path=str(compose.CONF), config_name="config", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Draw the images of the first batch of the first stage, with their classes and the views of the first epochs."""
-    config = check(composed)
-    decoding.check_replaceable(FILE)
-    from thaw import data
+    config = validate(composed)
+    drawings.check_replaceable(FILE)
+    from thaw.data.dataset import load_dataset
+    from thaw.data.splits import fraction
 
-    dataset = data.load(config.dataset, config.seed, Path(config.store))
+    dataset = load_dataset(config.dataset, config.seed, Path(config.store))
     shown = progress.reporter()
     shown.announce(dataset.summary)
     runtime.start(runtime.share_of_cores({}))
-    from thaw import pipeline
+    from thaw.modalities.images.modality import Images
     from thaw.plots import predictions
     from thaw.plots.style import save
+    from thaw.training.batches import Views, epoch_permutations, view_batches
 
-    augmented = pipeline.Views(config.augmentation, config.seed, config.augmentation.views)
+    augmented = Views(config.augmentation, config.seed, config.augmentation.views)
     is_plain = augmented.number(0) is None
-    split = data.fraction(dataset.train, config.training.head.fraction, config.seed)
-    ((_, order),) = pipeline.orders(len(split), range(1), (config.seed, 0))
+    modality, first = Images.of(config.dataset, config.backbone), config.training.section(config.training.stages[0])
+    split = fraction(dataset.train, first.fraction, config.seed)
+    ((_, order),) = epoch_permutations(len(split), range(1), (config.seed, 0))
     images = split.take(order[: PLAIN_IMAGES if is_plain else IMAGES])
     epochs = range(1 if is_plain else VIEWS)
     numbers = [augmented.number(epoch) for epoch in epochs]
-    views = [
-        _pixels(pipeline.view_batches(images, config.image_size, len(images), augmented, number), len(images))
-        for number in numbers
-    ]
+    views = [_pixels(view_batches(images, modality, len(images), augmented, number), len(images)) for number in numbers]
     columns = [f"epoch {epoch + 1}" for epoch in epochs]
     rows = [(dataset.class_names[label], [view[index] for view in views]) for index, label in enumerate(images.labels)]
-    title = f"{dataset.name}, {config.image_size} px, augmentation {config.augmentation.name}"
+    title = f"{dataset.name}, {modality.description}, augmentation {config.augmentation.name}"
     save(predictions.batch(rows, columns, title), FILE)
     shown.announce(f"Drawn: {FILE}")
 
 
 def _pixels(batches: Iterable[tuple], count: int) -> np.ndarray:
-    """uint8 (count, size, size, 3), without what fills the batch up."""
+    """uint8 (count, size, size, 3), without padding."""
     return np.concatenate([batch.numpy() for batch, *_ in batches])[:count].clip(0, 255).astype(np.uint8)

@@ -1,8 +1,10 @@
-"""What a person sees of a command: live progress that never wraps on a terminal, elsewhere a line for each step."""
+"""Progress and log lines on a terminal: live and never wrapped; without a terminal a line for each step."""
 
 import contextlib
+import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
@@ -11,42 +13,62 @@ from rich.table import Column
 from rich.text import Text
 
 from thaw import progress
-from thaw.times import duration
+from thaw.durations import duration
 
-LONG = 1.0  # seconds; without a terminal what took less is not worth a line
-NARROWEST = 12  # columns that are left of a run's name
+LONG = 1.0  # seconds; without a terminal shorter steps are not reported
+NARROWEST = 12  # columns of a run's name
+RUN_LOGGERS = ("thaw.runs.", "thaw.training.", "thaw.tracking.sender")  # what they log concerns the current run
 SMOOTHING = 0.1  # weight of the newest estimate of the time left
 
 
 def console(stderr: bool = False, soft_wrap: bool = False) -> Console:
-    """Where a command writes; names are shown as they are, without markup or emoji codes.
+    """The console of a command; names are printed literally, without markup or emoji codes.
 
     Args:
-        stderr: standard error in place of standard output.
-        soft_wrap: leave lines whole, as is always done without a terminal, so that other programs can read them.
+        stderr: standard error instead of standard output.
+        soft_wrap: do not wrap lines; without a terminal they never are, so that other programs can read them.
     """
-    plain = {"stderr": stderr, "highlight": False, "markup": False, "emoji": False}
-    return Console(**plain, soft_wrap=soft_wrap or not Console(stderr=stderr).is_terminal)
+    whole = soft_wrap or not Console(stderr=stderr).is_terminal
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=whole)
 
 
 def fitted(line: str, width: int) -> str:
-    """The line, or as much of it as fits."""
+    """The line, cut to the width."""
     return line if cell_len(line) <= width else set_cell_size(line, width - 1).rstrip() + "…"
 
 
 def link(shown: Console, text: str, address: str) -> Text:
-    """An address on a line of its own that is not broken: a hyperlink (OSC 8) where it is wider than the terminal."""
+    """An address on one unbroken line: a hyperlink (OSC 8) if it is wider than the terminal."""
     whole = f"{text}: {address}"
     if not shown.is_terminal or shown.is_dumb_terminal or cell_len(whole) <= shown.width:
         return Text(whole, no_wrap=True, overflow="ignore")
     return Text.assemble((text, f"link {address} underline"))
 
 
+@contextlib.contextmanager
+def logging_to(write: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Send the log records of this package to `write` while the context lasts, from INFO up."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            write(record)
+
+    ours = logging.getLogger("thaw")
+    before = ours.handlers, ours.level, ours.propagate
+    ours.handlers, ours.propagate = [Handler()], False
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.handlers, ours.propagate = before[0], before[2]
+        ours.setLevel(before[1])
+
+
 class Display(progress.Reporter):
-    """Progress of a command: its sweep, the run under way, the step of that run, and the numbers of the last epoch.
+    """Progress and log lines of a command: sweep, current run, its current step, numbers of the last epoch.
 
     Args:
-        shown: where to; None: standard output.
+        shown: the console; None: standard output.
         live: redraw in place; only one process may do so on a terminal.
     """
 
@@ -57,50 +79,54 @@ class Display(progress.Reporter):
         self.sweep: TaskID | None = None
         self.run: TaskID | None = None
         self.left = TimeLeft()
+        self.exit_stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Display":
         if self.live:
             self.live.start()
+        self.exit_stack.enter_context(logging_to(self.log))
         return self
 
     def __exit__(self, *_) -> None:
         self.stop()
+        self.exit_stack.close()
 
     def stop(self) -> None:
-        """Leave the terminal to others; what follows is said in lines."""
+        """Stop redrawing; what follows is printed in lines."""
         if self.live:
             self.live.stop()
             self.live = None
 
-    def say(self, line: str) -> None:
-        """A line that stays, below the label of the run."""
-        self.console.print(f"{self.label} · {line}" if self.label else line)
+    def log(self, record: logging.LogRecord) -> None:
+        """Print a log record; what a run logs after its label."""
+        text = record.getMessage()
+        if record.exc_info:
+            print(f"{text}\n{logging.Formatter().formatException(record.exc_info)}", file=sys.stderr)
+            return
+        of_run = self.label and record.name.startswith(RUN_LOGGERS)
+        self.console.print(f"{self.label} · {text}" if of_run else text)
 
     def announce(self, line: str) -> None:
-        """A line about the command."""
         self.console.print(line)
 
     def begin_sweep(self, total: int | None) -> None:
-        """A sweep of so many runs; None where a sweeper decides."""
         self.left.runs = total
         if self.live:
-            self.sweep = self.live.add_task(f"{total or ''} runs".strip(), total=total)
+            self.sweep = self.live.add(f"{total or ''} runs".strip(), total=total)
 
     def begin_run(self, label: str) -> None:
-        """A run begins."""
         self.label, self.numbers = label, ""
         self.left.begin_run()
         if self.live:
             self.end_run_task()
             if self.sweep is not None:
                 self.live.update(self.sweep, detail=f"{self.left.ended} done")
-            self.run = self.live.add_task(label)
+            self.run = self.live.add(label)
 
-    def end_run(self, line: str, trained: bool) -> None:
-        """The run has ended, which a line says that stays; its time counts for the others if it trained."""
+    def end_run(self, summary: str, trained: bool) -> None:
         self.left.end_run(trained)
         self.label = ""
-        self.result(line)
+        self.result(summary)
         if self.live:
             self.end_run_task()
             self.live.numbers = ""
@@ -109,7 +135,7 @@ class Display(progress.Reporter):
                 self.show_time_left()
 
     def result(self, line: str) -> None:
-        """What a run came to; on a terminal the name is cut rather than the line broken."""
+        """Print how a run ended; on a terminal the name is cut rather than the line wrapped."""
         if self.console.is_terminal and cell_len(line) > self.console.width:
             line = line.replace(" · validation ", " · val ")
         name, separator, rest = line.partition(" · ")
@@ -120,7 +146,7 @@ class Display(progress.Reporter):
 
     def end_run_task(self) -> None:
         """Remove the live line of the run."""
-        if self.run is not None:
+        if self.live and self.run is not None:
             self.live.remove_task(self.run)
             self.run = None
 
@@ -143,12 +169,11 @@ class Display(progress.Reporter):
             shown.end()
         seconds = time.perf_counter() - began
         if not self.live and seconds > LONG and unit:
-            self.say(f"{what} · {shown.done:,.0f} {unit} · {duration(seconds)}")
+            self._print(f"{what} · {shown.done:,.0f} {unit} · {duration(seconds)}")
 
-    def epoch(self, where: str, numbers: str, done: float, seconds_an_epoch: float | None) -> None:
-        """How far training is: `done` epochs of the run; `numbers` stay until the next ones."""
+    def epoch(self, where: str, numbers: str, done: float, seconds_per_epoch: float | None) -> None:
         self.numbers = numbers or self.numbers
-        self.left.epochs_done, self.left.seconds_an_epoch = done, seconds_an_epoch
+        self.left.epochs_done, self.left.seconds_per_epoch = done, seconds_per_epoch
         if self.live:
             self.live.numbers = self.numbers
             if self.run is not None:
@@ -156,53 +181,53 @@ class Display(progress.Reporter):
             self.show_time_left()
 
     def end_epoch(self, where: str, numbers: str) -> None:
-        """An epoch has ended; without a terminal that is a line."""
         if not self.live:
             seconds = self.left.of_all()
             left = [f"{duration(seconds)} left"] if seconds is not None else []
-            self.say(" · ".join([where, numbers, *left]))
+            self._print(" · ".join([where, numbers, *left]))
+
+    def _print(self, line: str) -> None:
+        """Print a line about the run."""
+        self.console.print(f"{self.label} · {line}" if self.label else line)
 
     def show_time_left(self) -> None:
-        """Beside the sweep, or a run that is alone."""
+        """Show the time left, beside the sweep or a single run."""
         seconds = self.left.smoothed()
         task = self.sweep if self.sweep is not None else self.run
-        if seconds is not None and task is not None:
+        if self.live and seconds is not None and task is not None:
             self.live.update(task, left=f"{duration(seconds)} left")
 
 
 class TimeLeft:
-    """How long a command still takes, from the runs that it trained and the pace of the epochs under way.
-
-    The pace leaves out the first steps of a stage, in which TensorFlow traces its functions.
-    """
+    """Estimates how long a command still takes, from the runs that it trained and the pace of the current epochs."""
 
     def __init__(self):
         self.runs: int | None = 1
         self.ended, self.times = 0, list[float]()
-        self.running, self.epochs, self.epochs_done, self.seconds_an_epoch = False, 0, 0.0, None
+        self.running, self.epochs, self.epochs_done, self.seconds_per_epoch = False, 0, 0.0, None
         self.began = time.perf_counter()
         self.last: tuple[float, float] | None = None  # an estimate, and when it was made
 
     def begin_run(self) -> None:
         """A run begins."""
-        self.running, self.epochs, self.epochs_done, self.seconds_an_epoch = True, 0, 0.0, None
+        self.running, self.epochs, self.epochs_done, self.seconds_per_epoch = True, 0, 0.0, None
         self.began = time.perf_counter()
 
     def end_run(self, trained: bool) -> None:
-        """It has ended."""
+        """A run has ended."""
         self.ended += 1
         if trained:
             self.times.append(time.perf_counter() - self.began)
         self.running = False
 
     def of_all(self) -> float | None:
-        """Seconds; None as long as nothing says."""
+        """Seconds; None if not known yet."""
         elapsed = time.perf_counter() - self.began
         usual = sum(self.times) / len(self.times) if self.times else None
         here = 0.0
         if self.running:
-            if self.seconds_an_epoch is not None:
-                here = max(0.0, self.epochs - self.epochs_done) * self.seconds_an_epoch
+            if self.seconds_per_epoch is not None:
+                here = max(0.0, self.epochs - self.epochs_done) * self.seconds_per_epoch
             elif usual is not None:
                 here = max(0.0, usual - elapsed)
             else:
@@ -215,7 +240,7 @@ class TimeLeft:
         return here + others * (usual if usual is not None else elapsed + here)
 
     def smoothed(self) -> float | None:
-        """The same without jumps."""
+        """The same, smoothed."""
         now, estimate = time.perf_counter(), self.of_all()
         if estimate is None:
             return None
@@ -232,7 +257,7 @@ class _Step(progress.Step):
     def __init__(self, display: Display, what: str, total: float | None, unit: str):
         self.display, self.unit, self.total, self.done = display, unit, total, 0.0
         self.began = self.shown = time.perf_counter()
-        self.task = display.live.add_task(what, total=total) if display.live else None
+        self.task = display.live.add(what, total=total) if display.live else None
 
     def advance(self, count: float = 1) -> None:
         self.done += count
@@ -246,34 +271,38 @@ class _Step(progress.Step):
             self.display.show_time_left()
 
     def end(self) -> None:
-        """Take it off the display."""
+        """Remove it from the display."""
         if self.task is not None and self.display.live:
             self.display.live.remove_task(self.task)
 
 
 class _Tasks(Progress):
-    """Lines of progress, none of which is ever broken, above the numbers of the last epoch."""
+    """Lines of progress that never wrap, above the numbers of the last epoch."""
 
     def __init__(self, shown: Console):
         self.numbers = ""
-        one_line = {"no_wrap": True, "overflow": "ellipsis"}
+
+        def column(**sizes: int) -> Column:
+            return Column(no_wrap=True, overflow="ellipsis", **sizes)  # type: ignore[arg-type]
+
         super().__init__(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, **one_line)),
+            TextColumn("{task.description}", markup=False, table_column=column(ratio=1)),
             BarColumn(bar_width=10),
-            TextColumn("{task.fields[detail]}", markup=False, table_column=Column(min_width=10, **one_line)),
-            TextColumn("{task.fields[left]}", markup=False, table_column=Column(**one_line)),
+            TextColumn("{task.fields[detail]}", markup=False, table_column=column(min_width=10)),
+            TextColumn("{task.fields[left]}", markup=False, table_column=column()),
             console=shown,
             transient=True,
             expand=True,
             refresh_per_second=5,
         )
 
-    def add_task(self, description: str, total: float | None = None, **fields) -> TaskID:
-        return super().add_task(description, total=total, detail="", left="", **fields)
+    def add(self, description: str, total: float | None = None) -> TaskID:
+        """Add a line without detail and time left."""
+        return self.add_task(description, total=total, detail="", left="")
 
     def get_renderable(self) -> RenderableType:
-        lines = [self.make_tasks_table(self.tasks)]
+        lines: list[RenderableType] = [self.make_tasks_table(self.tasks)]
         if self.numbers:
             lines.append(Text(self.numbers, style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)

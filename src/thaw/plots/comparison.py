@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from thaw.plots.style import (
     GREY,
@@ -73,7 +73,7 @@ class Group:
 
 
 def learning_curves(curves: Sequence[Curve], values: Sequence[str], key: str, unit: str, title: str = "") -> Figure:
-    """A metric of validation against the epoch; a head that curves share is drawn once, in grey.
+    """A validation metric against the epoch; a first stage that curves share is drawn once, in grey.
 
     Args:
         curves: what to draw; names in `values`.
@@ -83,14 +83,15 @@ def learning_curves(curves: Sequence[Curve], values: Sequence[str], key: str, un
         title: of the legend.
     """
     shade = colours(list(values))
-    boundary = {id(curve): sum(epoch["stage"] == 0 for epoch in curve.epochs) for curve in curves}
+    first = {id(curve): sum(epoch["stage"] == 0 for epoch in curve.epochs) for curve in curves}
     heads = Counter(_head(curve, key) for curve in curves)
     shared = {head for head, count in heads.items() if count > 1 and head}
     with plt.rc_context(STYLE):
         drawn, axis = figure()
-        for epoch in {boundary[id(curve)] for curve in curves if 0 < boundary[id(curve)] < len(curve.epochs)}:
+        for epoch in {boundary for curve in curves for boundary in _boundaries(curve)}:
             axis.axvline(epoch + 0.5, color=GREY, linestyle=":", linewidth=1)
-            text = {"xycoords": ("data", "axes fraction"), "va": "bottom", "color": GREY}
+        for epoch in {first[id(curve)] for curve in curves if 0 < first[id(curve)] < len(curve.epochs)}:
+            text: dict = {"xycoords": ("data", "axes fraction"), "va": "bottom", "color": GREY}
             axis.annotate("fine-tuning", (epoch + 0.6, 1), **text)
         for number, head in enumerate(shared):
             label = "head, shared" if number == 0 else None
@@ -98,7 +99,7 @@ def learning_curves(curves: Sequence[Curve], values: Sequence[str], key: str, un
         labelled = set()
         for curve in sorted(curves, key=lambda each: list(values).index(each.name)):
             points = [epoch[key] for epoch in curve.epochs]
-            after = boundary[id(curve)] if _head(curve, key) in shared else 0
+            after = first[id(curve)] if _head(curve, key) in shared else 0
             label = curve.name if curve.name not in labelled else None
             labelled.add(curve.name)
             colour, number = shade[curve.name], list(values).index(curve.name)
@@ -111,12 +112,18 @@ def learning_curves(curves: Sequence[Curve], values: Sequence[str], key: str, un
                     range(start + 1, len(points) + 1), points[start:], line, marker=".", color=colour, label=label
                 )
             if curve.kept is not None and curve.kept < len(points):
-                ring = {"markersize": 10, "fillstyle": "none", "color": colour, "linestyle": "none"}
+                ring: dict = {"markersize": 10, "fillstyle": "none", "color": colour, "linestyle": "none"}
                 axis.plot(curve.kept + 1, points[curve.kept], "o", **ring)
         axis.set(xlabel="Epoch (ring: the weights that were kept)", ylabel=unit)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(drawn, axis, title or None)
         return drawn
+
+
+def _boundaries(curve: Curve) -> list[int]:
+    """How many epochs there are before each stage but the first."""
+    stages = [epoch["stage"] for epoch in curve.epochs]
+    return [place for place in range(1, len(stages)) if stages[place] != stages[place - 1]]
 
 
 def _head(curve: Curve, key: str) -> tuple[float, ...]:
@@ -152,9 +159,9 @@ def dots(groups: Sequence[Group], ticks: Sequence[str], label: str, score: str) 
             )  # fmt: skip
             for place, each in zip(places, scores, strict=True):
                 if len(each.points) > 1:
-                    run = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0, "color": group.colour}
+                    run: dict = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0, "color": group.colour}
                     axis.plot([place] * len(each.points), each.points, "o", **run)
-        tilt = {"rotation": 30, "ha": "right"} if long else {}
+        tilt: dict = {"rotation": 30, "ha": "right"} if long else {}
         axis.set_xticks(range(len(ticks)), [short(tick) for tick in ticks], **tilt)
         axis.set_xlim(-0.6, len(ticks) - 0.4)
         axis.set(xlabel=label, ylabel=named)
@@ -182,7 +189,7 @@ def pareto(points: dict[str, tuple[float, Scored]], score: str) -> Figure:
         for name, (seconds, each) in order:
             colour = "#0072B2" if name in on_front else GREY
             error = np.transpose([_error(each)])
-            bar = {"capsize": 2.5, "marker": "o", "linestyle": "none", "elinewidth": 1}
+            bar: dict = {"capsize": 2.5, "marker": "o", "linestyle": "none", "elinewidth": 1}
             axis.errorbar(seconds, each.value, error, color=colour, **bar)
         axis.set_xscale("log")
         axis.margins(x=0.22, y=0.12)

@@ -15,6 +15,7 @@ from thaw.plots.style import GREEN, GREY, LIGHT, RED, SIZE, STYLE, save, short
 if TYPE_CHECKING:
     from thaw.classifier import Answer
 
+
 PAGE = 12  # pictures on one page
 MOST = 120  # pictures that are drawn at all
 

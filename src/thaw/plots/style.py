@@ -13,20 +13,19 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from rich.cells import cell_len, set_cell_size
 
-from thaw import progress
-from thaw.decoding import SOFTWARE
+from thaw.drawings import SOFTWARE
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # that a font has no regular weight is no news
+matplotlib.use("Agg")
 
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of fonts without a regular weight
+
+logger = logging.getLogger(__name__)
 # Okabe and Ito's colours, without the yellow that is lost on white and the black that is lost on dark pages.
 NAMES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A7A7A")
 BLUE, ORANGE, GREEN, RED, GREY, LIGHT = "#0072B2", "#D55E00", "#009E73", "#D55E00", "#808080", "#C9CED6"
@@ -58,7 +57,7 @@ def _installed() -> list[str]:
     return [name for name in FALLBACKS if name in names]
 
 
-STYLE = {
+STYLE: dict = {
     "font.size": SIZE,
     "font.family": ["DejaVu Sans", *_installed()],
     "axes.titlesize": SIZE,
@@ -109,12 +108,12 @@ def _glyphs() -> Iterator[None]:
         if each not in missing:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if missing:
-        _say_what_is_missing()
+        _warn_of_missing_glyphs()
 
 
 @cache
-def _say_what_is_missing() -> None:
-    progress.reporter().announce(
+def _warn_of_missing_glyphs() -> None:
+    logger.warning(
         "Some names have characters that no installed font covers and are drawn as boxes; install a font such as "
         "Debian's fonts-noto-cjk"
     )

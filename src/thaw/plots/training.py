@@ -1,26 +1,25 @@
 """Figures of one run: its learning curves, and its confusion matrix."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from thaw.plots.style import BLUE, GREY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, save, short
-
-__all__ = ["confusion_matrix", "learning_curves", "save"]
+from thaw.plots.style import BLUE, GREY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, short
 
 NUMBERED = 15  # classes; the cells of more have no room for numbers
 NAMED = 40  # classes; the names of more are not legible
 LARGEST = 400  # classes drawn as vectors; more as pixels
 
 
-def learning_curves(history: Sequence[dict[str, float]], boundary: int, kept: int) -> Figure:
+def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[int], kept: int) -> Figure:
     """Loss and accuracy against the epoch.
 
     Args:
         history: of each epoch `loss`, `accuracy`, `val_loss`, `val_accuracy`.
-        boundary: how many epochs belong to the first stage; a line marks where the next begins.
+        boundaries: how many epochs there are before each stage but the first; lines mark where these begin.
         kept: the index of the epoch whose weights were kept, which is ringed.
     """
     epochs = np.arange(1, len(history) + 1)
@@ -33,8 +32,9 @@ def learning_curves(history: Sequence[dict[str, float]], boundary: int, kept: in
             axis.plot(epochs, values["validation"], "s--", color=ORANGE, label="validation")
             ring = {"markersize": 11, "fillstyle": "none", "color": ORANGE, "label": "kept epoch"}
             axis.plot(epochs[kept], values["validation"][kept], "o", linestyle="none", **ring)
-            if 0 < boundary < len(history):
-                axis.axvline(boundary + 0.5, color=GREY, linestyle=":", label="fine-tuning begins")
+            for number, boundary in enumerate(boundaries):
+                label = "fine-tuning begins" if number == 0 else None
+                axis.axvline(boundary + 0.5, color=GREY, linestyle=":", label=label)
             axis.set(xlabel="Epoch", ylabel=unit)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylim(bottom=0)
@@ -59,14 +59,14 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
     with plt.rc_context(STYLE):
         drawn, axis = figure(max(WIDTH, side + margin + 0.9), side + margin + (0.35 if title else 0.1))
         if count <= LARGEST:
-            image = axis.pcolormesh(proportions, cmap="cividis", vmin=0, vmax=1)
+            image: Any = axis.pcolormesh(proportions, cmap="cividis", vmin=0, vmax=1)
             axis.invert_yaxis()
             offset = 0.5
         else:
             image, offset = axis.imshow(proportions, cmap="cividis", vmin=0, vmax=1), 0.0
         axis.set_aspect("equal")
         if named:
-            tilt = {"rotation": 90} if max(map(len, names)) > 2 else {}
+            tilt: dict = {"rotation": 90} if max(map(len, names)) > 2 else {}
             axis.set_xticks(np.arange(count) + offset, names, **tilt)
             axis.set_yticks(np.arange(count) + offset, names)
         number = "" if named else " (number)"

@@ -1,4 +1,4 @@
-"""Reports of training: how far each stage is, at which pace, and what the last epoch came to."""
+"""Reports of training: how far each stage is, at which pace, and the metrics of the last epoch."""
 
 import math
 import statistics
@@ -7,19 +7,18 @@ from collections.abc import Sequence
 
 import keras
 
-from thaw import runtime
 from thaw.progress import Reporter
-from thaw.stage import Stage
+from thaw.training.stages import Stage
 
-TRACED = 1  # steps at the beginning of a fit that say nothing of its pace
-PACE = 50  # newest steps that the pace is taken from
+TRACED = 1  # steps at the beginning of a fit, in which TensorFlow traces functions, that do not count for the pace
+PACE = 50  # newest steps that the pace is measured on
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """Reports the epochs of one run, stage after stage; raises KeyboardInterrupt within a step.
+    """Reports the epochs of one run, stage after stage.
 
     Args:
-        reporter: takes the reports.
+        reporter: receives the reports.
         stages: of the run, in order.
     """
 
@@ -44,8 +43,6 @@ class EpochProgress(keras.callbacks.Callback):
         self.step_began = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        if runtime.interrupted.is_set():
-            raise KeyboardInterrupt
         seconds = time.perf_counter() - self.step_began
         self.training += seconds
         if self.fitted or batch >= TRACED:
@@ -72,12 +69,12 @@ class EpochProgress(keras.callbacks.Callback):
         return f"{self.stage.name} {math.ceil(done - self.before)}/{len(self.stage.epochs)}"
 
     def _pace(self) -> float | None:
-        """Seconds an epoch takes; None before that can be told."""
+        """Seconds per epoch; None if not known yet."""
         return self.params["steps"] * statistics.median(self.steps) + self.validation if self.steps else None
 
 
 def numbers(logs: dict[str, float]) -> str:
-    """What an epoch came to."""
+    """Loss and accuracy of an epoch, in one line."""
     shown = {
         "loss": "loss",
         "accuracy": "accuracy",

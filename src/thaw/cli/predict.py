@@ -1,0 +1,125 @@
+"""`predict.py`: what a recorded model says of pictures."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thaw import drawings, progress, runtime
+from thaw.cli import common, terminal
+from thaw.errors import ThawError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from thaw.serving.classifier import Answer
+    from thaw.serving.selection import Picture
+    from thaw.tracking.store import Store
+
+DRAWN = Path("prediction.png")  # without --out
+
+
+def main() -> int:
+    """Classify, print, and draw; status 1 if a file could not be read."""
+    return common.run(lambda: _predict(_arguments()))
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from thaw.serving import selection
+
+    store = common.connect(arguments.uri, arguments.store)
+    if store is None:
+        return 1
+    run = selection.choose(store, arguments.run, arguments.experiment)
+    pictures = _pictures(arguments, store, run)
+    _check_drawing(arguments, pictures)
+    runtime.start(runtime.share_of_cores({}))
+    from thaw.serving import classifier
+
+    validation = run.data.metrics.get("kept_val_accuracy")
+    score = f" (validation accuracy {validation:.3f})" if validation is not None else ""
+    print(f"Using run {run.info.run_name}, {run.info.run_id}{score}", file=sys.stderr)
+    with terminal.Display(terminal.console(stderr=True)) as display, progress.reporting_to(display):
+        model = classifier.load(store, run)
+        answers, unreadable = classifier.classify(model, pictures, arguments.top, arguments.explain)
+    for answer in answers:
+        print(json.dumps(answer.line(), ensure_ascii=False) if arguments.json else answer.summary, flush=True)
+    summary = count_right(answers)
+    if summary and not arguments.json:
+        print(summary, file=sys.stderr)
+    if arguments.worst and not arguments.json:
+        console = terminal.console(soft_wrap=True)
+        for words in selection.confused(store, run):
+            console.print(words)
+    if answers and not (arguments.json and arguments.out is None):
+        _draw(answers, summary, arguments.out or DRAWN)
+    for words in unreadable:
+        print(words, file=sys.stderr)
+    return int(bool(unreadable))
+
+
+def _pictures(arguments: argparse.Namespace, store: "Store", run: "Run") -> list["Picture"]:
+    from thaw.serving import selection
+
+    if arguments.worst:
+        return [picture for picture, _ in selection.worst(store, run, arguments.worst)]
+    if arguments.split:
+        return selection.drawn(store, run, arguments.split, arguments.class_name, arguments.count, arguments.seed)
+    return selection.files(arguments.pictures)
+
+
+def _check_drawing(arguments: argparse.Namespace, pictures: Sequence["Picture"]) -> None:
+    """Refuse to draw over a picture, or over a file that Thaw did not draw."""
+    if not arguments.out and not arguments.json:
+        for path in (DRAWN, *Path().glob(f"{DRAWN.stem}-[0-9]*.png")):
+            drawings.check_replaceable(path)
+    if arguments.out and arguments.out.resolve() in [Path(each.name).resolve() for each in pictures]:
+        raise ThawError(f"--out {arguments.out} is one of the pictures; give another file")
+
+
+def _draw(answers: Sequence["Answer"], summary: str, path: Path) -> None:
+    from thaw.plots import predictions
+
+    paths = predictions.save_pages(predictions.pages(answers, summary), path)
+    more = f" (the first {predictions.MOST})" if len(answers) > predictions.MOST else ""
+    print(f"Drawn: {', '.join(map(str, paths))}{more}", file=sys.stderr)
+
+
+def count_right(answers: Sequence["Answer"]) -> str:
+    """How many answers are right, in words; empty if no true class is known."""
+    known = [answer for answer in answers if answer.truth is not None]
+    correct = sum(answer.truth == answer.top[0][0] for answer in known)
+    return f"{correct} of {len(known)} right" if known else ""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="predict.py", description="What a recorded model says of pictures.")
+    parser.add_argument("pictures", nargs="*", help="files, folders or patterns such as 'photos/*.jpg'")
+    parser.add_argument("--run", metavar="ID", help="whose model (default: the best finished run)")
+    parser.add_argument("--experiment", help="the best finished run of this one (default: the newest)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to draw (default: prediction.png)")
+    parser.add_argument("--explain", action="store_true", help="show where the model looked (Grad-CAM)")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to name (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each picture")
+    parser.add_argument("--split", choices=["train", "validation", "test"], help="draw from the run's own dataset")
+    parser.add_argument("--class", dest="class_name", help="with --split: of this class only")
+    parser.add_argument("--count", type=int, default=9, help="with --split: how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="with --split: of the draw (default: %(default)s)")
+    parser.add_argument("--worst", type=int, metavar="N", help="the test images that the run got most wrong")
+    common.add_tracking(parser)
+    arguments = parser.parse_args()
+    if min(arguments.top, arguments.count, 1 if arguments.worst is None else arguments.worst) < 1:
+        parser.error("--top, --count and --worst take numbers from 1 up")
+    if arguments.seed < 0:
+        parser.error("--seed takes a number from 0 up")
+    if arguments.class_name and not arguments.split:
+        parser.error("--class belongs to --split: predict.py --split test --class NAME")
+    if arguments.out and arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+        parser.error(f"--out {arguments.out} is no picture; give a name that ends in .png, .jpg, .pdf or .svg")
+    if arguments.out and not arguments.out.parent.is_dir():
+        parser.error(f"--out {arguments.out} lies in no folder; make {arguments.out.parent} first")
+    if not (arguments.pictures or arguments.split or arguments.worst):
+        parser.error("give pictures, or --split test, or --worst 12")
+    return arguments

@@ -1,0 +1,31 @@
+"""`make sync`: send to MLflow what journals still hold, and mark what a dead process left open as KILLED."""
+
+import argparse
+import sys
+
+from thaw.cli import common
+from thaw.workspace import Workspace
+
+
+def main() -> int:
+    """Print how many lines were sent; status 1 if some are pending."""
+    parser = argparse.ArgumentParser(prog="make sync", description=__doc__)
+    common.add_store(parser)
+    root = parser.parse_args().store
+    return common.run(lambda: _sync(Workspace(root).open()))
+
+
+def _sync(workspace: Workspace) -> int:
+    from thaw.tracking.sync import send_pending, stores
+
+    pending = 0
+    for store in stores(workspace.root):
+        result = send_pending(store, workspace.root)
+        pending += result.pending
+        why = f" ({result.reason})" if result.reason else ""
+        print(f"{store.name or workspace.database}: {result.sent} lines sent, {result.pending} pending{why}")
+    return int(pending > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

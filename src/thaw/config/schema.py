@@ -1,0 +1,269 @@
+"""The schema of `conf/`: every key with its type, range and default.
+
+`Config()` is the default configuration, so that tests, benchmarks and notebooks need no Hydra. Everything downstream
+reads typed attributes; there is no `cfg.get(key, default)` anywhere.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from thaw.errors import nearest
+from thaw.normalization import stripped
+from thaw.workspace import DEFAULT
+
+LARGEST_IMAGE = 4096  # px a side; no backbone was trained on more
+LARGEST_COUNT = 1_000_000
+
+
+def _as_text(value: object) -> object:
+    """A number as text: YAML and Hydra parse names such as `2024`."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_name(value: object) -> object:
+    text = _as_text(value)
+    return stripped(text) if isinstance(text, str) else text
+
+
+def _as_location(value: object) -> object:
+    text = _as_text(value)
+    path = absolute(text) if isinstance(text, str) and text else text
+    if isinstance(path, str) and path.startswith("~"):
+        raise PydanticCustomError("home", "there is no such home folder; give the whole path")
+    return path
+
+
+def absolute(path: str) -> str:
+    """The absolute path; URLs and home folders of unknown users are returned unchanged."""
+    path = os.path.expanduser(path)
+    return path if path.startswith("~") or "://" in path else os.path.abspath(path)
+
+
+Percent = Annotated[float, Field(gt=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Name = Annotated[str, BeforeValidator(_as_name), Field(min_length=1, max_length=200)]
+Location = Annotated[str, BeforeValidator(_as_location)]
+Blocks = Annotated[str, Field(pattern=r"^[1-9]\d{0,5}blocks?$")]
+Unfreeze = Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Literal["all"] | Blocks  # units, everything, or blocks
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are refused, types are not coerced, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Backbone(Section):
+    """A pretrained network of Keras Applications, under its name there; sizes in px a side."""
+
+    name: Name = "EfficientNetB0"
+    image_size: int = Field(default=224, ge=1, le=LARGEST_IMAGE)
+    smallest_size: int = Field(default=32, ge=1, le=LARGEST_IMAGE)
+    alpha: float | None = Field(default=None, gt=0, le=10)
+
+
+class Weights(Section):
+    """The backbone's initial weights."""
+
+    source: Literal["auto", "imagenet", "random", "file"] = "auto"
+    path: Location | None = None
+
+
+class Columns(Section):
+    """Column names of a table; the `split` column is optional."""
+
+    image: Name = "file"
+    label: Name = "class"
+    split: Name = "split"
+
+
+class Dataset(Section):
+    """The labelled images; `image_size` in px a side, null for the backbone's own.
+
+    `layout` is the meaning of folders (or values of a column) named like splits. `auto`: they are the splits, and a
+    single held-out split is the test split; `validation`: `val/` is the validation split, and test images are divided
+    from `train/`; `pooled`: all images are divided again; `classes`: they are classes. With `fold`: stratified k-fold
+    over all images, where `fold` (0-based) is the test fold.
+    """
+
+    source: str = "digits"
+    name: Name | None = None
+    path: Location | None = None
+    root: Location | None = None
+    columns: Columns | None = None
+    url: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    image_size: int | None = Field(default=None, ge=1, le=LARGEST_IMAGE)
+    layout: Literal["auto", "validation", "pooled", "classes"] = "auto"
+    images_per_class: Count | None = None
+    on_bad: Literal["error", "skip"] = "error"
+    max_megapixels: float = Field(default=100.0, gt=0, le=10_000)
+    fold: int | None = Field(default=None, ge=0)
+    folds: int = Field(default=5, ge=2, le=1000)
+
+    @model_validator(mode="after")
+    def _has_the_fold(self) -> "Dataset":
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(
+                f"dataset.fold={self.fold} is not allowed with dataset.folds={self.folds}; give one from 0 to "
+                f"{self.folds - 1}"
+            )
+        return self
+
+
+class Augmentation(Section):
+    """How far a view may differ from its image: shares of a full turn, of the scale, of a side.
+
+    `views` is the number of views of each image, which epochs cycle through; null: a new view every epoch.
+    """
+
+    name: Name = "none"
+    flip: bool = False
+    rotation: Share = 0.0
+    zoom: float = Field(default=0.0, ge=0, lt=1)
+    translation: Share = 0.0
+    views: Count | None = None
+
+
+class Head(Section):
+    """The layers on top of the backbone; `hidden` is the width of a ReLU layer, 0 for none."""
+
+    pooling: Literal["avg", "max", "flatten"] = "avg"
+    hidden: int = Field(default=0, ge=0, le=65_536)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Stage(Section):
+    """One compile and fit; `unfreeze` is null for the depth of the run, which is also the limit."""
+
+    epochs: int = Field(default=5, ge=0, le=LARGEST_COUNT)
+    learning_rate: float = Field(default=1e-3, ge=1e-30, le=1000)  # in float32
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    patience: Count | None = None
+    fraction: Percent = 100.0
+    unfreeze: Unfreeze | None = None
+
+
+class Training(Section):
+    """The stages, and whose weights are tested. `stages` names them in order; each has a section of its own.
+
+    `evaluate`: `best`: the epoch with the lowest validation loss of all stages; `last_stage`: the best epoch of the
+    last stage; `last`: its last epoch. Each stage continues from the best epoch of the stage before (`last`: its last).
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Stage]
+
+    stages: list[Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,30}$")]] = Field(
+        default=["head", "finetune"], min_length=1, max_length=100
+    )
+    batch_size: int = Field(default=32, ge=1, le=65_536)
+    class_weights: Literal["balanced"] | None = None
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    strategy: Literal["auto", "single", "mirrored"] = "auto"
+    evaluate: Literal["best", "last_stage", "last"] = "best"
+    head: Stage = Stage(unfreeze=0)
+    finetune: Stage = Stage(learning_rate=1e-4)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_other_keys(cls, values: object) -> object:
+        if isinstance(values, dict):
+            known = list(cls.model_fields)
+            for key, value in values.items():
+                if key not in known and not isinstance(value, dict | Stage):
+                    raise ValueError(f"training.{key} is no key of the configuration{nearest(str(key), known)}")
+        return values
+
+    @model_validator(mode="after")
+    def _has_a_section_for_each_stage(self) -> "Training":
+        sections = [*self.__pydantic_extra__, "head", "finetune"]
+        for name in self.stages:
+            if name not in sections:
+                raise ValueError(
+                    f"training.stages names {name}, which has no section{nearest(name, sections)}; give "
+                    f"+training.{name}.epochs=5, or one of {', '.join(sorted(sections))}"
+                )
+        if len(set(self.stages)) < len(self.stages):
+            raise ValueError(f"training.stages={self.stages} names a stage twice; give each a name of its own")
+        return self
+
+    def section(self, name: str) -> Stage:
+        """The settings of a stage."""
+        return getattr(self, name)
+
+
+class Tracking(Section):
+    """Where runs are recorded."""
+
+    uri: str | None = None
+    experiment: Name | None = None
+    model: bool = True
+    register_as: Annotated[Name, Field(pattern=r"^[^/:']+$")] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> "Tracking":
+        if self.register_as and not self.model:
+            raise ValueError(f"tracking.register_as={self.register_as} needs a model; set tracking.model=true")
+        return self
+
+
+class Activations(Section):
+    """The feature cache: whether the outputs of the frozen layers are kept on disk, how much of them, as which type."""
+
+    keep: bool = True
+    max_gigabytes: float = Field(default=20.0, ge=0, le=1_000_000)
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class Config(Section):
+    """Everything that one run depends on."""
+
+    store: Location = str(DEFAULT)
+    backbone: Backbone = Backbone()
+    weights: Weights = Weights()
+    dataset: Dataset = Dataset(name="digits", image_size=75)
+    augmentation: Augmentation = Augmentation()
+    head: Head = Head()
+    training: Training = Training.model_validate({})
+    activations: Activations = Activations()
+    tracking: Tracking = Tracking()
+    fraction: Percent = 100.0
+    unfreeze: Unfreeze = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    rerun: bool = False
+    question: str | None = None
+
+    @model_validator(mode="after")
+    def _trains_something(self) -> "Config":
+        if self.image_size < self.backbone.smallest_size:
+            raise ValueError(
+                f"{self.backbone.name} needs images of {self.backbone.smallest_size} px or more, received "
+                f"dataset.image_size={self.image_size}; set dataset.image_size={self.backbone.smallest_size} or larger"
+            )
+        sections = [self.training.section(name) for name in self.training.stages]
+        if not any(each.epochs and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):
+            raise ValueError(f"no stage has an epoch to train; set training.{self.training.stages[0]}.epochs=1 or more")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """The side in px of the images that the network takes."""
+        return self.dataset.image_size or self.backbone.image_size
+
+    @property
+    def experiment(self) -> str:
+        """The name of the MLflow experiment: the one given, or that of the dataset."""
+        return self.tracking.experiment or self.dataset_name
+
+    @property
+    def dataset_name(self) -> str:
+        """The name of the dataset: the one given, or the last part of its path."""
+        path = Path(self.dataset.path or "").resolve()
+        return self.dataset.name or (path.stem if self.dataset.source == "table" else path.name)

@@ -1,0 +1,193 @@
+"""`dataset=table`: a CSV, TSV or Parquet file with a path, a label and perhaps a split in each row."""
+
+import codecs
+import contextlib
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from thaw.config import schema
+from thaw.data.listing import SPLITS, Listing, class_problem, file_problem
+from thaw.data.sources.paths import existing_path
+from thaw.errors import ThawError, nearest
+from thaw.normalization import normalized, stripped
+
+SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)  # a first line that Excel writes
+SEPARATORS = (",", ";", "\t", "|")
+Row = tuple[int, dict[str, str | None]]  # its number and its text by column; None for other types
+
+
+def listing(dataset: schema.Dataset, store: Path) -> Listing:
+    """The images, labels and (with such a column) splits that a CSV, TSV or Parquet file names."""
+    path = existing_path("dataset.path", dataset.path)
+    if path.suffix.lower() not in (".csv", ".tsv", ".parquet") or not os.path.isfile(path):
+        raise ThawError(
+            f"dataset.path={dataset.path} is not a table; give a .csv, .tsv or .parquet file of images and labels"
+        )
+    base = existing_path("dataset.root", dataset.root) if dataset.root else path.parent
+    divided = dataset.fold is None and dataset.layout in ("auto", "validation")
+    return list_table(path, base, dataset.name or path.stem, dataset.columns or schema.Columns(), divided)
+
+
+def list_table(path: Path, base: Path, name: str, columns: schema.Columns, divided: bool) -> Listing:
+    """List the images that a table names.
+
+    Args:
+        path: of the table.
+        base: the folder that its paths start from.
+        name: of the dataset.
+        columns: their names.
+        divided: whether its splits are used.
+    """
+    rows, known, rejected = _rows(path, {columns.image, columns.label, columns.split})
+    for key, column in (("image", columns.image), ("label", columns.label)):
+        if column not in known:
+            raise ThawError(
+                f"{path} has no column {column}, only {', '.join(filter(None, known)) or 'empty ones'}; "
+                f"set dataset.columns.{key}=NAME{nearest(column, known)}"
+            )
+    divided = divided and columns.split in known
+    above = _above([row[columns.image] for _, row in rows])
+    base = Path(above or base)
+    there = partial(_there, {}, base)
+    found = Listing(name, rejected=rejected)
+    same: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
+    for number, row in rows:
+        image, label = row[columns.image], row[columns.label]
+        split = (row[columns.split] or "").strip().lower() if divided else ""
+        where = f"row {number} ({normalized(image)})" if image else f"row {number}"
+        if image is None or label is None:
+            found.rejected[where] = "has a cell that is neither text nor a number"
+        elif not image:
+            found.rejected[where] = "has no image"
+        elif divided and split not in SPLITS:
+            found.rejected[where] = "has a split other than train, val and test"
+        elif problem := class_problem(label):
+            found.rejected[where] = problem
+        else:
+            below = Path(os.path.relpath(image, above) if above else os.path.normpath(image)).as_posix()
+            same[normalized(below)].append((where, below, stripped(label), SPLITS.get(split, "")))
+    for listed in same.values():
+        where, below, label, split = listed[0]
+        if len({each[2:] for each in listed}) > 1:
+            found.rejected |= {each[0]: "is listed several times with different labels or splits" for each in listed}
+            continue
+        found.rejected |= {each[0]: "is a repetition" for each in listed[1:]}
+        file = there(below)
+        if problem := file_problem(file):
+            found.rejected[where] = problem
+        else:
+            found.add(below, label, split, file)
+    if divided:
+        found.predefined_splits = set(found.splits)
+    return found
+
+
+def _above(names: list[str | None]) -> str | None:
+    """The common folder of the images if all paths are absolute, so that names do not depend on its location."""
+    known = [name for name in names if name and os.path.isabs(name)]
+    if not known or len(known) < len(names):
+        return None
+    return os.path.commonpath([os.path.dirname(os.path.normpath(name)) for name in known])
+
+
+def _there(known: dict[Path, dict[str, list[str]]], base: Path, name: str) -> Path:
+    """The file of that name, or one with the same normalized name, as manifests have.
+
+    Args:
+        known: caches the names in folders.
+        base: the folder to start from.
+        name: of the file.
+    """
+    if "\0" in name or os.path.lexists(base / name):
+        return base / name
+    return next(_alike(known, base, Path(name).parts), base / name)
+
+
+def _alike(known: dict[Path, dict[str, list[str]]], place: Path, parts: tuple[str, ...]) -> Iterator[Path]:
+    """What exists below a folder under names that normalize to `parts`."""
+    if not parts:
+        yield place
+        return
+    if place not in known:
+        known[place] = defaultdict(list)
+        with contextlib.suppress(OSError):
+            for each in sorted(os.listdir(place)):
+                known[place][normalized(each)].append(each)
+    for each in known[place].get(normalized(parts[0]), [".."] * (parts[0] == "..")):
+        yield from _alike(known, place / each, parts[1:])
+
+
+def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
+    """The rows of a table, its columns, and the rejected rows: those with more fields than columns."""
+    try:
+        rows, columns, rejected = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _text_rows(path, wanted)
+    except UnicodeDecodeError as error:
+        raise ThawError(f"dataset.path={path} cannot be read as a table: it is not UTF-8; save it as UTF-8") from error
+    except Exception as error:  # of a file that only ends like a table
+        raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); mend it") from error
+    if twice := sorted(name for name, count in Counter(columns).items() if count > 1 and name in wanted):
+        raise ThawError(f"dataset.path={path} has several columns {twice[0]}; rename or remove one")
+    return [(number, row) for number, row in rows if any(row.values())], columns, rejected
+
+
+def _text_rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str, str]]:
+    """Rows of a text file, numbered by line. No column becomes an index, however many fields a row has."""
+    with path.open(newline="", encoding=_encoding(path)) as file:
+        lines = enumerate(file, 1)
+        first, header = next(((n, line) for n, line in lines if line.strip() and not SEP.match(line)), (1, ""))
+        file.seek(0)
+        for _ in range(first - 1):
+            file.readline()
+        reader = csv.reader(file, delimiter=_separator(header, wanted), strict=True)
+        columns = [stripped(each) for each in next(reader, [])]
+        rows: list[Row] = []
+        rejected, number = {}, first + reader.line_num
+        for fields in reader:
+            if any(each.strip() for each in fields[len(columns) :]):
+                rejected[f"row {number}"] = f"has {len(fields)} fields, expected {len(columns)}"
+            else:
+                rows.append((number, dict(zip_longest(columns, fields[: len(columns)], fillvalue=""))))
+            number = first + reader.line_num
+    return rows, columns, rejected
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 as Excel writes "Unicode text"."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _separator(header: str, wanted: set[str]) -> str:
+    """The separator that yields the wanted columns, or else the most columns."""
+
+    def columns(separator: str) -> list[str]:
+        return [stripped(each) for each in next(csv.reader([header], delimiter=separator), [])]
+
+    return max(SEPARATORS, key=lambda each: (len(wanted & set(columns(each))), len(columns(each))))
+
+
+def _parquet_rows(path: Path) -> tuple[list[Row], list[str], dict[str, str]]:
+    import pandas
+
+    frame = pandas.read_parquet(path, dtype_backend="numpy_nullable")
+    frame = frame.reset_index() if any(frame.index.names) else frame
+    frame.columns = [stripped(str(each)) for each in frame.columns]
+
+    def text(value: object) -> str | None:
+        if not pandas.api.types.is_scalar(value) or isinstance(value, bytes):
+            return None
+        if pandas.isna(value):
+            return ""
+        return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
+
+    columns = list(frame.columns)
+    rows = [dict(zip(columns, map(text, values), strict=True)) for values in frame.itertuples(index=False, name=None)]
+    return list(enumerate(rows, 2)), columns, {}

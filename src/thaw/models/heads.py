@@ -1,0 +1,30 @@
+"""Heads: the layers between the backbone's features and the probabilities."""
+
+import keras
+
+from thaw.config import schema
+from thaw.models import graph
+
+POOLINGS = {
+    "avg": keras.layers.GlobalAveragePooling2D,
+    "max": keras.layers.GlobalMaxPooling2D,
+    "flatten": keras.layers.Flatten,
+}
+
+
+def build_head(head: schema.Head, classes: int, seed: int) -> tuple[keras.Layer, ...]:
+    """The layers of a head, in order; the first one pools and has no weights, the last one gives probabilities.
+
+    Initial weights depend on the seed alone.
+    """
+    layers = [POOLINGS[head.pooling](name=graph.POOLING)]
+    if head.hidden:
+        initial = keras.initializers.GlorotUniform(seed)
+        layers.append(keras.layers.Dense(head.hidden, "relu", kernel_initializer=initial, name="hidden"))
+    if head.dropout:
+        layers.append(keras.layers.Dropout(head.dropout, seed=seed, name="dropout"))
+    initial = keras.initializers.GlorotUniform(seed + 1)
+    probabilities = keras.layers.Dense(
+        classes, "softmax", kernel_initializer=initial, dtype="float32", name="probabilities"
+    )
+    return (*layers, probabilities)

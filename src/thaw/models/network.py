@@ -1,0 +1,125 @@
+"""A classifier: backbone and head, and which of their variables train."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import keras
+
+from thaw.config import schema
+from thaw.modalities.images.modality import Images
+from thaw.models.backbone import Backbone
+from thaw.models.cuts import Cut, cut_network, model_between
+from thaw.models.graph import chain
+from thaw.models.heads import build_head
+from thaw.models.units import Depth
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier.
+
+    Attributes:
+        backbone: the pretrained part.
+        head: the layers on top of it, in order.
+        modality: of the inputs.
+        batch_norm: `frozen` (inference mode, gamma and beta fixed) or `train`.
+        trainable: the paths of the variables of each layer that train if nothing is frozen.
+    """
+
+    backbone: Backbone
+    head: tuple[keras.Layer, ...]
+    modality: Images
+    batch_norm: Literal["frozen", "train"]
+    trainable: dict[str, frozenset[str]]
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """Tensors of the modality -> probabilities float32 (batch, classes)."""
+        inputs = self.modality.input()
+        features = self.backbone.model(self.backbone.preprocess(inputs))
+        return keras.Model(inputs, chain(self.head, features), name="network")
+
+    def plan(self, depth: Depth) -> frozenset[str]:
+        """The paths of the variables that train with the last `depth` units unfrozen."""
+        layers = [*self.training_units(depth), *self.head]
+        return frozenset().union(*(self.trainable[layer.name] for layer in layers))
+
+    def unfreeze(self, depth: Depth) -> None:
+        """Train the head and the last `depth` units, and nothing else.
+
+        Each layer is set by itself: `model.trainable = True` returns early if the flag is True already and leaves its
+        children frozen.
+        """
+        training = {id(layer) for layer in self.training_units(depth)}
+        self.backbone.model.trainable = True
+        for layer in self.backbone.units:
+            layer.trainable = id(layer) in training
+
+    def verify(self, model: keras.Model, depth: Depth) -> None:
+        """Assert that the variables that `model` would train are exactly those of `plan`."""
+        trains = frozenset(variable.path for variable in model.trainable_variables)
+        if trains != self.plan(depth):
+            raise AssertionError(f"Other variables train than planned: {sorted(trains ^ self.plan(depth))}")
+
+    def training_units(self, depth: Depth) -> list[keras.Layer]:
+        """The units that train: the last `depth`, without frozen batch normalization."""
+        units = self.backbone.units
+        last = units if depth == "all" else units[max(0, len(units) - depth) :]
+        return [
+            layer
+            for layer in last
+            if self.batch_norm == "train" or not isinstance(layer, keras.layers.BatchNormalization)
+        ]
+
+    @cached_property
+    def _built(self) -> dict:
+        """Cuts, and models between two of them; each is built once, as TensorFlow traces every model anew."""
+        return {}
+
+    def cut(self, depth: Depth) -> Cut:
+        """The network in two: a frozen side that no training reaches, and a tail."""
+        if depth not in self._built:
+            self._built[depth] = cut_network(self, depth)
+        return self._built[depth]
+
+    def between(self, lower: Cut, upper: Cut) -> keras.Model | None:
+        """What crosses `lower` -> what crosses `upper`; None if `lower` is not before `upper`."""
+        key = (lower.key, upper.key)
+        if key not in self._built:
+            self._built[key] = model_between(self, lower, upper)
+        return self._built[key]
+
+
+def build_network(
+    backbone: Backbone, head: schema.Head, classes: int, modality: Images, deepest: Depth, seed: int
+) -> Network:
+    """Put a new head on a backbone.
+
+    Batch normalization trains only if everything starts from scratch: random weights, all layers unfrozen. The
+    statistics of pretrained weights are kept (https://keras.io/guides/transfer_learning/).
+
+    Args:
+        backbone: with its weights.
+        head: the layers on top.
+        classes: how many.
+        modality: of the inputs.
+        deepest: how many units the deepest stage trains.
+        seed: of the head's initial weights and dropout.
+    """
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    if backbone.weights == "random" and deepest == "all":
+        batch_norm = "train"
+    else:
+        # Inference mode includes the stochastic depth inside EfficientNet. `backbone(x, training=False)` does not reach
+        # it: in Keras 3.15 the `training=True` of an enclosing `fit` takes its place.
+        for layer in backbone.units:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = 0.0
+    layers = build_head(head, classes, seed)
+    chain(layers, keras.Input(backbone.model.output.shape[1:]))  # creates the head's variables
+    trainable = {
+        layer.name: frozenset(variable.path for variable in layer.trainable_variables)
+        for layer in [*backbone.units, *layers]
+    }
+    return Network(backbone, layers, modality, batch_norm, trainable)

@@ -1,0 +1,140 @@
+"""The story of a run: load data, build the network, train the stages, evaluate, record."""
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from thaw import progress, runtime
+from thaw.config.schema import Config
+from thaw.data.dataset import load_dataset
+from thaw.data.splits import class_weights, fraction
+from thaw.locks import locked
+from thaw.runs import signature
+from thaw.runs.context import Context
+from thaw.runs.outcome import ANOTHER_PROCESS, Outcome, find_finished
+from thaw.workspace import ROOT, Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Config, context: Context) -> Outcome:
+    """Train, evaluate and record one run; a finished run is looked up.
+
+    TensorFlow and MLflow are imported where they are needed: data errors surface early, and finished runs at once.
+
+    Raises:
+        ThawError: something that the user can fix; recorded, unless it was found before the run began.
+    """
+    began, report = time.perf_counter(), progress.reporter()
+    workspace, choices = Workspace(Path(config.store)), context.choices
+
+    # Load data ========================================================================================================
+    report.phase("checking data")
+    dataset = load_dataset(config.dataset, config.seed, workspace.root)
+
+    # Look the run up ==================================================================================================
+    report.phase("opening MLflow")
+    store = context.connect(config.tracking.uri, config.store, config.experiment)
+    if context.first:
+        report.announce(dataset.summary)
+    recorded = [config.experiment, store.name, config.tracking.model, config.tracking.register_as]
+    expected, relevant = runtime.expected_devices(config.training.strategy), signature.relevant(config)
+
+    def folder(weights: str) -> Path:
+        signed = signature.of_run(relevant, dataset, weights, config.weights.path, workspace.root, expected)
+        return context.run_folder(workspace, signed, recorded, config.rerun)
+
+    if found := find_finished(config.weights.source, folder, context.name, choices, store):
+        return found
+
+    # Build the network ================================================================================================
+    report.phase("starting TensorFlow")
+    devices = runtime.start(config.threads or context.threads, config.training.precision, config.training.strategy)
+    if context.first:
+        report.announce(f"Device: {devices.description}")
+    from thaw.modalities.images.modality import Images
+    from thaw.models import units
+    from thaw.models.backbones import applications
+    from thaw.models.network import build_network
+    from thaw.models.weights import initialize
+    from thaw.runs import record as recording
+    from thaw.runs.progress import EpochProgress
+    from thaw.tracking import journal, sender
+    from thaw.training.batches import Views, sample_examples
+    from thaw.training.evaluation import evaluate
+    from thaw.training.features import FeatureCache
+    from thaw.training.fit import Batches, fit_stage
+    from thaw.training.memory import check_memory
+    from thaw.training.stages import plan_stages, selected_stage
+
+    report.phase(f"loading {config.backbone.name}")
+    modality, classes = Images.of(config.dataset, config.backbone), len(dataset.class_names)
+    backbone = applications.build(config.backbone, config.weights, modality, config.seed)
+    place = folder(backbone.weights)
+    with locked(place, partial(logger.info, "Another process trains this run; waiting for it.")):
+        sender.forget_deleted(place, store)
+        if finished := Outcome.of(place, context.name, choices, ANOTHER_PROCESS):
+            return finished
+        opening = recording.opening(context, store.name, config.experiment, began, ROOT)
+        with sender.Sender(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
+            report.phase("building the network")
+            stages = plan_stages(config.training, config.unfreeze, backbone)
+            training = {each.name: fraction(dataset.train, each.settings.fraction, config.seed) for each in stages}
+            if config.training.class_weights:
+                stages = [replace(each, class_weights=class_weights(training[each.name].labels)) for each in stages]
+            most = max(map(len, training.values()))
+            check_memory(backbone, config.head, config.training, stages, modality, classes, most)
+            backbone = initialize(backbone, sample_examples(training[stages[0].name], modality))
+            network = build_network(backbone, config.head, classes, modality, stages[-1].depth, config.seed)
+            about = recording.describe_run(record, config, context, network, stages[-1].depth)
+            recording.describe_data(record, config.dataset, config.fraction, dataset, training)
+
+            # Train the stages =========================================================================================
+            epochs = EpochProgress(report, stages)
+            views = Views(config.augmentation, config.seed, config.augmentation.views)
+            depths = [*units.within(context.depths, backbone.blocks), *(stage.depth for stage in stages)]
+            cache = FeatureCache(workspace.activations, config.activations, network, depths)
+            settings = signature.stage_settings(
+                config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices.key
+            )
+            results, weights, signed, size = {}, {}, "", config.training.batch_size
+            for stage in stages:
+                report.phase(stage.name)
+                cut, images, seed = network.cut(stage.depth), training[stage.name], (config.seed, stage.number)
+                signed = signature.of_stage(settings, stage, network, dataset, images, before=signed)
+                recording.record_stage(record, stages, stage, signed)
+                batches = Batches(
+                    partial(cache.training_batches, cut, images, size, seed, views),
+                    partial(cache.evaluation_batches, cut, dataset.validation, size),
+                )
+                curves = recording.learning_curves_callback(record)
+                callbacks = [recording.EpochRecorder(record, stage), epochs, curves]
+                state = context.stage_folder(workspace, signed, place, config.rerun)
+                on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")
+                with cache, locked(state, on_wait):
+                    results[stage.name] = fit_stage(
+                        stage, network, cut, batches, config.seed, state, callbacks, place.name
+                    )
+                recording.record_reuse(record, stage, results[stage.name])
+                weights[stage.name] = network.model.get_weights() if stage is not stages[-1] else None
+
+            # Evaluate: the only look at the test split, with the weights that validation selects ======================
+            report.phase("evaluating")
+            selected = next(each for each in stages if each.name == selected_stage(results, config.training.evaluate))
+            if selected is not stages[-1]:
+                network.model.set_weights(weights[selected.name])
+            cut = network.cut(selected.depth)
+            with cache:
+                test = cache.evaluation_batches(cut, dataset.test, size)
+                evaluation = evaluate(cut.tail, test, dataset.test, dataset.class_names)
+
+            # Record ===================================================================================================
+            report.phase("recording")
+            outcome = recording.Results(stages, results, selected, evaluation)
+            recording.record_results(record, config.tracking, network, training, outcome, about, began)
+        report.phase("sending to MLflow")
+    finished = Outcome.of(place, context.name, choices, ", ".join(epochs.reused) or None)
+    assert finished is not None
+    return finished

@@ -1,0 +1,198 @@
+"""Examples -> float32 batches, the same way in training, evaluation and serving.
+
+CPU kernels give an example the same bits in batches of 8, 16, 24, ... examples, and others in odd batches. So the last
+batch is padded to a multiple of 8, with examples of weight 0.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from thaw.config.schema import Augmentation
+from thaw.data.splits import Split
+from thaw.modalities.images.modality import Images, changes
+
+PREFETCH = 4  # batches; TensorFlow's own choice grows to gigabytes if training is slower than reading
+READ_PARALLELISM = 16  # examples that are read at once, as far as there are threads
+BATCH_MULTIPLE = 8  # examples
+SAMPLE = 512  # examples: enough for the statistics of batch normalization
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which view of the examples each epoch shows.
+
+    Attributes:
+        policy: how views differ from examples.
+        seed: of the run.
+        count: how many views there are; epochs cycle through them. None: a new one every epoch.
+    """
+
+    policy: Augmentation
+    seed: int
+    count: int | None
+
+    def number(self, epoch: int) -> int | None:
+        """The view of an epoch; None if views are the examples themselves."""
+        if not changes(self.policy):
+            return None
+        return epoch % self.count if self.count else epoch
+
+
+PLAIN = Views(Augmentation(), 0, None)
+
+
+def epoch_permutations(examples: int, epochs: range, seed: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each epoch's number and the order of its examples, a function of the number and the seed alone.
+
+    Args:
+        examples: how many there are.
+        epochs: their numbers.
+        seed: of the run and of the stage.
+    """
+    for epoch in epochs:
+        yield epoch, np.random.default_rng([*seed, epoch]).permutation(examples)
+
+
+def training_batches(
+    split: Split, modality: Images, batch_size: int, epochs: range, seed: tuple[int, int], views: Views
+) -> tf.data.Dataset:
+    """The batches of several epochs in a row, each epoch with an order and views of its own.
+
+    Args:
+        split: the examples to train on.
+        modality: of the examples.
+        batch_size: examples per batch.
+        epochs: the numbers of the epochs; the order and view of an epoch depend on its number alone.
+        seed: of the run and of the stage; they determine the order.
+        views: which view each epoch shows.
+
+    Returns:
+        The same number of batches in each epoch: tensors of the modality (batch, ...), int32 labels (batch,) and
+        float32 weights (batch,), 0 for padding.
+    """
+
+    def shown() -> Iterator[tuple[np.ndarray, int | None]]:
+        for epoch, order in epoch_permutations(len(split), epochs, seed):
+            yield order, views.number(epoch)
+
+    return _examples(shown, len(epochs), split, modality, batch_size, views)
+
+
+def evaluation_batches(split: Split, modality: Images, batch_size: int) -> tf.data.Dataset:
+    """Every example of `split` once, in order and unaugmented; batches as in `training_batches`."""
+    return _in_order(split, modality, batch_size, PLAIN, None)
+
+
+def view_batches(split: Split, modality: Images, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
+    """One view of every example of `split`, in order; batches as in `training_batches`."""
+    return _in_order(split, modality, batch_size, views, number)
+
+
+def array_batches(
+    arrays: Callable[[int], Sequence[np.ndarray]],
+    labels: np.ndarray,
+    batch_size: int,
+    orders: Iterable[tuple[int, np.ndarray]],
+) -> tf.data.Dataset:
+    """Batches of rows of arrays, such as cached features, in place of examples.
+
+    Args:
+        arrays: the arrays (examples, ...) of an epoch.
+        labels: int32 (examples,).
+        batch_size: rows per batch.
+        orders: each epoch's number and the order of its rows.
+
+    Returns:
+        Batches of float32 rows (one tensor, or a tuple of several), labels and weights, as in `training_batches`.
+    """
+    epochs = list(orders)
+    first = arrays(epochs[0][0])
+
+    def batches() -> Iterator[tuple]:
+        for epoch, order in epochs:
+            rows, weights = _pad_to_multiple(order, batch_size)
+            for start in range(0, len(rows), batch_size):
+                chosen = rows[start : start + batch_size]
+                inputs = [array[chosen].astype(np.float32, copy=False) for array in arrays(epoch)]
+                yield one_or_tuple(inputs), labels[chosen], weights[start : start + batch_size]
+
+    inputs = [tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in first]
+    signature = (one_or_tuple(inputs), tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.float32))
+    count = sum(-(-len(order) // batch_size) for _, order in epochs)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return prefetch(dataset.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+def one_or_tuple(tensors: Sequence):
+    """The elements of a dataset: a tuple of several tensors, or the only one."""
+    return tuple(tensors) if len(tensors) > 1 else tensors[0]
+
+
+def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The same batches, some of which are ready before they are asked for.
+
+    TensorFlow does not tune how many. Its tuning thread sleeps twice as long each time, and the end of an iterator
+    waits for it: training would now and then take up to twice as long.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(PREFETCH).with_options(options)
+
+
+def sample_examples(split: Split, modality: Images) -> Iterator[np.ndarray]:
+    """Some examples of `split` in batches of 32 or fewer tensors, float32 (batch, ...)."""
+    chosen = np.random.default_rng(0).permutation(len(split))[:SAMPLE]
+    for tensors, _, _ in evaluation_batches(split.take(chosen), modality, 32):
+        yield tensors.numpy()
+
+
+def _pad_to_multiple(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`order` repeated from its start until the last batch has a multiple of 8, and weights that are 0 there.
+
+    If the batch size itself is no multiple of 8, the last batch is filled completely.
+    """
+    part = batch_size if batch_size % BATCH_MULTIPLE else BATCH_MULTIPLE
+    weights = np.repeat([1.0, 0.0], [len(order), -len(order) % part]).astype(np.float32)
+    return np.resize(order, len(weights)), weights
+
+
+def _in_order(split: Split, modality: Images, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
+    return _examples(lambda: [(np.arange(len(split)), number)], 1, split, modality, batch_size, views)
+
+
+def _examples(
+    shown: Callable[[], Iterable[tuple[np.ndarray, int | None]]],
+    epochs: int,
+    split: Split,
+    modality: Images,
+    batch_size: int,
+    views: Views,
+) -> tf.data.Dataset:
+    """The batches of several epochs; `shown` gives for each the order of the examples and the number of the view."""
+    labels, keys = tf.constant(split.labels), tf.constant(split.keys())
+    plain = views.number(0) is None
+
+    def load(row, weight, number):
+        # Stateless, or deterministic ops would read one example at a time.
+        decoded = tf.numpy_function(lambda i: modality.read(split.images[i]), [row], tf.uint8, stateful=False)
+        tensor = modality.tensor(decoded)
+        if not plain:
+            tensor = modality.augment(tensor, views.policy, views.seed, keys[row], number)
+        return tensor, labels[row], weight
+
+    def places() -> Iterator[tuple[np.ndarray, ...]]:
+        for order, number in shown():
+            rows, weights = _pad_to_multiple(order, batch_size)
+            yield rows, weights, np.full(len(rows), -1 if number is None else number)
+
+    def batches(*each) -> tf.data.Dataset:
+        examples = tf.data.Dataset.from_tensor_slices(each).map(load, READ_PARALLELISM, deterministic=True)
+        return examples.batch(batch_size)
+
+    signature = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int64))
+    dataset = tf.data.Dataset.from_generator(places, output_signature=signature).flat_map(batches)
+    count = epochs * -(-len(split) // batch_size)
+    return prefetch(dataset.apply(tf.data.experimental.assert_cardinality(count)))

@@ -1,0 +1,112 @@
+"""The fit of one stage: the only place that calls `fit`.
+
+A stage keeps its state in a folder named by its signature. Given again, it continues after the last epoch that was
+finished there, or returns its result.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from thaw import runtime
+from thaw.models.cuts import Cut
+from thaw.models.network import Network
+from thaw.training import checkpoints
+from thaw.training.callbacks import History, InputWait, SeedDropout, StopOnInterrupt, has_stalled, replay
+from thaw.training.checkpoints import StageResult
+from thaw.training.losses import build_loss
+from thaw.training.optimizers import build_optimizer
+from thaw.training.stages import Stage
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a stage is fed.
+
+    Attributes:
+        training: epochs -> their batches in a row: what the tail of the cut takes, labels and weights.
+        validation: gives batches of the same kind.
+    """
+
+    training: Callable[[range], tf.data.Dataset]
+    validation: Callable[[], tf.data.Dataset]
+
+
+def fit_stage(
+    stage: Stage,
+    network: Network,
+    cut: Cut,
+    batches: Batches,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[keras.callbacks.Callback],
+    run: str,
+) -> StageResult:
+    """Train the remaining epochs, then restore the weights selected by `stage.evaluate`.
+
+    Args:
+        stage: what to train.
+        network: changed in place.
+        cut: of the network; its tail is what trains.
+        batches: of what crosses the cut.
+        seed: of the run.
+        folder: of the stage, locked by this process.
+        callbacks: see every epoch, also those that were trained before: then `params["found"]` is `whole` or, if the
+            stage had not ended, `part`.
+        run: recorded in `StageResult.trained_by`.
+    """
+    model = cut.tail
+    network.unfreeze(stage.depth)
+    network.verify(model, stage.depth)
+    compile_stage(model, stage)
+    if done := checkpoints.finished(model, folder):
+        replay(callbacks, model, stage, done.history, "whole")
+        return done
+    history, trained_by, digest = checkpoints.restore(model, folder)
+    replay(callbacks, model, stage, history, "part")
+    remaining = stage.epochs[len(history) :]
+    if remaining and not has_stalled(history, stage.settings.patience):
+        training, waits = batches.training(remaining), []
+        if not tf.distribute.has_strategy():  # which prefetches to each device, so that no step waits
+            waits = [InputWait()]
+            training = waits[0].watch(training)
+        trained_by = list(dict.fromkeys([*trained_by, run]))
+        best = checkpoints.Best(folder, history, digest)
+        own = [
+            StopOnInterrupt(),
+            SeedDropout((seed, stage.number)),
+            *waits,
+            History(stage, history),
+            best,
+            checkpoints.State(folder, history, trained_by, best),
+        ]
+        validation = batches.validation()
+        with runtime.polling():
+            model.fit(
+                training,
+                steps_per_epoch=len(training) // len(remaining),
+                validation_data=validation,
+                shuffle=False,
+                initial_epoch=remaining.start,
+                epochs=remaining.stop,
+                callbacks=[*own, *callbacks],
+                verbose=0,
+            )
+    return checkpoints.finish(model, folder, history, trained_by, stage.evaluate)
+
+
+def compile_stage(model: keras.Model, stage: Stage) -> None:
+    """Give the model its optimizer, loss and metrics."""
+    model.compile(
+        optimizer=build_optimizer(stage.settings.optimizer, stage.settings.learning_rate),
+        loss=build_loss(stage.class_weights),
+        # Keras' own running loss counts every batch as full; a metric of the same name replaces it in the logs.
+        weighted_metrics=[
+            keras.metrics.SparseCategoricalCrossentropy("loss"),
+            keras.metrics.SparseCategoricalAccuracy("accuracy"),
+        ],
+    )
+    model.optimizer.build(model.trainable_variables)

@@ -1,0 +1,82 @@
+"""Stages: which parts of a network train, at which settings and for how long, one after the other."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from thaw.config import schema
+from thaw.models.backbone import Backbone
+from thaw.models.units import Depth, resolve
+from thaw.training.checkpoints import StageResult
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One compile and fit.
+
+    Attributes:
+        name: as in `training.stages`.
+        number: its position in `training.stages`, from 0.
+        depth: how many units at the end of the backbone train.
+        first_epoch: the number of its first epoch; epochs count on from stage to stage.
+        settings: epochs, learning rate and so on.
+        evaluate: whose weights the next stage continues from: `best` validation loss or `last` epoch.
+        class_weights: the weight of each class in the training loss; None: all the same.
+    """
+
+    name: str
+    number: int
+    depth: Depth
+    first_epoch: int
+    settings: schema.Stage
+    evaluate: str
+    class_weights: tuple[float, ...] | None = None
+
+    @property
+    def epochs(self) -> range:
+        """The numbers of its epochs, unless it stops early."""
+        return range(self.first_epoch, self.first_epoch + self.settings.epochs)
+
+
+def plan_stages(training: schema.Training, unfreeze: schema.Unfreeze, backbone: Backbone) -> list[Stage]:
+    """The stages of a run, in order.
+
+    A stage trains as deep as its own `unfreeze`, but no deeper than the run's. It is skipped if it has no epochs, or if
+    that limit leaves it nothing that the stage before has not trained already.
+
+    Raises:
+        ThawError: the backbone has fewer units or blocks, or all stages are skipped.
+    """
+    architecture, blocks = backbone.name, backbone.blocks
+    limit = resolve(unfreeze, blocks, architecture)
+    evaluate = "last" if training.evaluate == "last" else "best"
+    stages: list[Stage] = []
+    first_epoch = 0
+    for number, name in enumerate(training.stages):
+        settings = training.section(name)
+        wanted = limit
+        if settings.unfreeze is not None:
+            wanted = resolve(settings.unfreeze, blocks, architecture, f"training.{name}.unfreeze")
+        depth = min(wanted, limit, key=_units)
+        is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
+        before = stages[-1].depth if stages else 0
+        if settings.epochs and not (is_limited and _units(depth) <= _units(before)):
+            stages.append(Stage(name, number, depth, first_epoch, settings, evaluate))
+            first_epoch += settings.epochs
+    return stages
+
+
+def _units(depth: Depth) -> float:
+    return math.inf if depth == "all" else depth
+
+
+def selected_stage(results: Mapping[str, StageResult], evaluate: str) -> str:
+    """The name of the stage whose weights are tested.
+
+    Args:
+        results: by stage, in order.
+        evaluate: `best`: the stage with the lowest validation loss, the first of equal ones; else the last stage.
+    """
+    losses = {name: each.history[each.selected_epoch]["val_loss"] for name, each in results.items()}
+    finite = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+    return min(finite, key=finite.__getitem__) if evaluate == "best" and finite else list(results)[-1]

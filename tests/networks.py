@@ -1,0 +1,57 @@
+"""Small networks and images to train them on."""
+
+import numpy as np
+import pytest
+
+from thaw.config import schema
+from thaw.data.splits import Split
+from thaw.modalities.images.modality import Images
+from thaw.models import units
+from thaw.models.backbones import applications
+from thaw.models.network import build_network
+from thaw.models.weights import initialize
+from thaw.training.batches import Views
+
+LINEAR = schema.Head()
+DROPOUT = schema.Head(hidden=8, dropout=0.3)
+FLIP = Views(schema.Augmentation(name="light", flip=True), 0, None)
+CUTS = [  # a backbone, its size, and depths to cut at
+    ("EfficientNetB0", 32, [5, 10, 20, 30, 50]),
+    ("Xception", 71, [10, 20, 30]),
+    ("VGG16", 32, [3, 6, 10]),
+    pytest.param("InceptionV3", 75, [5, 20, 30], marks=pytest.mark.slow),
+    pytest.param("ResNet50", 32, [5, 20, 30], marks=pytest.mark.slow),
+    ("MobileNetV2", 32, [5, 20, 30]),
+]
+
+
+def build(name="MobileNet", depth=0, head=LINEAR, size=32, seed=0, alpha=0.25):
+    """A network with random weights whose last `depth` units may train."""
+    settings = schema.Backbone(
+        name=name, image_size=size, smallest_size=32, alpha=alpha if name == "MobileNet" else None
+    )
+    base = applications.build(settings, schema.Weights(source="random"), Images(size), seed)
+    base = initialize(base, [np.random.default_rng(0).uniform(0, 255, (8, size, size, 3)).astype(np.float32)])
+    deepest = units.resolve(depth, base.blocks, base.model.name)
+    return build_network(base, head, 3, Images(size), deepest, seed)
+
+
+def images(count=20, seed=0):
+    """A split of 32 x 32 px images of three classes that differ in brightness."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % 3
+    pixels = (
+        generator.integers(0, 100, (count, 32, 32, 3), np.uint8) + (labels * 50).astype(np.uint8)[:, None, None, None]
+    )
+    return Split.of_pixels(tuple(f"{seed}/{i}" for i in range(count)), labels, pixels)
+
+
+def stage_settings(**changes):
+    """The settings of a short stage, also beyond the allowed ranges."""
+    return schema.Stage(epochs=2, learning_rate=0.01).model_copy(update=changes)
+
+
+def created(path):
+    """The folder, created."""
+    path.mkdir(parents=True, exist_ok=True)
+    return path
