@@ -34,7 +34,7 @@ $(INSTALLED_DEV): requirements-dev.lock $(INSTALLED)
 	@touch $@
 
 demo: setup  ## six runs on the digits that ship with scikit-learn, as a table and side by side in MLflow
-	@echo "Training six runs: 3 to 12 minutes on two cores. A kill loses an epoch at most; the same command resumes."
+	@echo "Training six runs: 3 to 12 minutes on two cores. A kill loses at most one epoch; the same command resumes."
 	$(BIN)/python train.py -m backbone=effnetb0,xception unfreeze=0,20,30
 
 check-data: setup  ## what is wrong with a folder of pictures: make check-data dataset.path=DIR (args="..." for more)
@@ -62,7 +62,7 @@ ui: setup  ## the MLflow UI on loopback, with the addresses of the newest sweeps
 server: setup-dev  ## MLflow's server for a team, on PostgreSQL or SQLite: make server args="--host 0.0.0.0" (docs/team.md)
 	$(BIN)/python -m thaw.cli.server $(args)
 
-sync: setup  ## send to MLflow what could not be sent while it was away
+sync: setup  ## send runs to MLflow that were journaled while it was unreachable
 	$(BIN)/python -m thaw.cli.sync
 
 prune: setup  ## remove what no finished or interrupted run needs, and say what that was
@@ -80,19 +80,19 @@ test: setup-dev  ## the fast tests, with branch coverage
 test-rest: setup-dev  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -n 2 --dist worksteal -m "real or slow" -rs
 
-test-browser: setup-dev  ## the pages that Thaw makes and points to, in a real Chromium (Debian: chromium chromium-driver)
+test-browser: setup-dev  ## the report and MLflow's pages in a real Chromium (Debian: chromium chromium-driver)
 	$(BIN)/pytest -m browser -rs
 
 test-services: setup-dev  ## on a real SLURM, Ray, PostgreSQL and MLflow server (Debian: see .ci/run; THAW_SERVICES=folder)
 	$(BIN)/pytest -m services -rs
 
-bench: setup-dev  ## Thaw against a plain Keras loop and against the floor: make bench args="--cases six --repeats 1"
+bench: setup-dev  ## Thaw, a plain Keras loop and the theoretical limit: make bench args="--cases six --repeats 1"
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py $(args)
 
 cuts: setup-dev  ## where it is cheapest to cut a network, measured: make cuts args="--networks Xception"
 	PYTHONPATH=. $(BIN)/python benchmarks/cuts.py $(args)
 
-scale: setup-dev  ## what many writers, many runs and many claims cost: make scale args="--runs 1000"
+scale: setup-dev  ## the cost of many concurrent writers, runs and locks: make scale args="--runs 1000"
 	PYTHONPATH=. $(BIN)/python benchmarks/scale.py $(args)
 
 lint: setup-dev  ## style, format, types, and the direction of imports

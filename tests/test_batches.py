@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from networks import split_of
 
 from thaw.config.schema import Augmentation
-from thaw.data.splits import Split
 from thaw.modalities.images.modality import Images
 from thaw.training.batches import (
     PLAIN,
@@ -21,7 +21,7 @@ def numbered(count):
     """Images whose every pixel is their label."""
     labels = np.arange(count, dtype=np.int32)
     pixels = np.broadcast_to(labels[:, None, None], (count, 8, 8)).astype(np.uint8)
-    return Split.of_pixels(tuple(f"image {i}" for i in range(count)), labels, pixels)
+    return split_of(tuple(f"image {i}" for i in range(count)), labels, pixels)
 
 
 def test_an_epoch_shows_every_image_once_and_fills_its_last_batch_to_a_multiple_of_8_with_weightless_ones():
@@ -87,7 +87,7 @@ def test_evaluation_goes_through_in_order():
 def test_each_epoch_has_views_of_its_own_and_evaluation_has_none():
     flip = Views(FLIP, 0, None)
     slope = np.broadcast_to(np.arange(8, dtype=np.uint8) * 30, (16, 8, 8))
-    split = Split.of_pixels(tuple(map(str, range(16))), np.arange(16, dtype=np.int32), slope)
+    split = split_of(tuple(map(str, range(16))), np.arange(16, dtype=np.int32), slope)
     first, second = (
         {int(label): int(image[0, 0, 0]) for images, labels, _ in batches for image, label in zip(images, labels)}
         for batches in (training_batches(split, Images(8), 8, range(e, e + 1), (0, 0), flip) for e in (0, 1))

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as values
 from omegaconf import OmegaConf
 
-from thaw.config import compose
+from thaw.config import compose, schema
 from thaw.config.schema import Config, Section
 from thaw.config.validate import from_record, keys, validate
 from thaw.errors import ThawError
+from thaw.tracking import names
 
 ANYTHING = values.recursive(
     values.one_of(
@@ -95,7 +96,7 @@ def test_a_stage_may_have_a_fraction_of_its_own(composed):
         ("unfreeze=-1", ["unfreeze=-1", "0 up", "or all"]),
         ("unfreeze=most", ["unfreeze=most", "or all"]),
         ("unfreeze=2.5", ["unfreeze=2.5", "or all"]),
-        ("fraction=0", ["fraction=0 is not allowed; give a per cent above 0 and up to 100"]),
+        ("fraction=0", ["fraction=0 is not allowed; give a percentage above 0 and up to 100"]),
         ("training.head.fraction=101", ["training.head.fraction=101", "up to 100"]),
         ("training.head.epochs=-2", ["training.head.epochs=-2"]),
         ("training.head.epochs=2.5", ["training.head.epochs=2.5", "integer"]),
@@ -152,7 +153,9 @@ def test_the_configuration_does_not_change_once_built(composed):
 
 
 def test_the_schema_has_the_defaults_of_conf(composed):
-    assert composed() == Config()
+    """But for the fraction of each stage: null means that of the run, which conf/ interpolates."""
+    assert composed("training.head.fraction=null", "training.finetune.fraction=null") == Config()
+    assert composed("fraction=10").training.head.fraction == 10
 
 
 def test_stages_are_a_list_with_a_section_each(composed):
@@ -206,3 +209,12 @@ def test_a_record_of_another_version_is_read():
     assert (config.training.batch_size, config.training.head.epochs) == (16, 2)
     assert config.training.head.unfreeze == 0
     assert config.training.finetune.optimizer == "adam"
+
+
+def test_no_stage_takes_the_name_of_a_tag(composed):
+    """Else the signature of a stage `kind` would be recorded in place of what kind of run it is."""
+    constants = [value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)]
+    tags = {value for value in constants if value.startswith("thaw.")}
+    assert {names.stage_tag(each) for each in schema.RESERVED} == tags
+    with pytest.raises(ThawError, match="training.stages names kind, which MLflow's tags use otherwise"):
+        composed("training.stages=[head,kind]", "+training.kind.epochs=1")

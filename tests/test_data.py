@@ -5,6 +5,7 @@ import pytest
 from datasets import folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import split_of
 
 from thaw.config.schema import Dataset
 from thaw.data.dataset import load_dataset
@@ -53,9 +54,7 @@ def test_another_seed_divides_otherwise_and_the_same_seed_the_same_way(load):
 )
 def test_fractions_are_stratified_nested_and_never_empty(counts, percents, seed):
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
-    split = Split.of_pixels(
-        tuple(f"image {i}" for i in range(len(labels))), labels, np.zeros((len(labels), 1, 1), np.uint8)
-    )
+    split = split_of(tuple(f"image {i}" for i in range(len(labels))), labels, np.zeros((len(labels), 1, 1), np.uint8))
     before = set()
     for percent in sorted(percents):
         part = fraction(split, percent, seed)

@@ -103,7 +103,7 @@ def test_a_launcher_whose_extra_is_missing_says_which(command, monkeypatch, tmp_
     monkeypatch.setattr(available, "find_spec", lambda name: None)
     status, _, err = command("-m", "unfreeze=0,3", f"hydra/launcher={engine}")
     assert status == 1
-    assert f"hydra/launcher={engine} needs {package}, which is not installed; give pip install -e '.[{engine}]'" in err
+    assert f"hydra/launcher={engine} needs {package}, which is not installed; run pip install -e '.[{engine}]'" in err
     assert "Traceback" not in err
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
@@ -113,7 +113,7 @@ def test_slurm_is_asked_for_where_jobs_are_submitted(command, monkeypatch):
     monkeypatch.setattr(available.shutil, "which", lambda name: None)
     status, _, err = command("-m", "unfreeze=0,3", "hydra/launcher=slurm")
     assert status == 1
-    assert "hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted" in err
+    assert "hydra/launcher=slurm: sbatch was not found; run the command on a host that submits jobs" in err
 
 
 @pytest.mark.parametrize(

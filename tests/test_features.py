@@ -11,12 +11,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
-from networks import CUTS, DROPOUT, FLIP, build, created, images, stage_settings
+from networks import CUTS, DROPOUT, FLIP, build, created, images, split_of, stage_settings
 from PIL import Image
 
 from thaw import provenance
 from thaw.config import schema
-from thaw.data.splits import Split
 from thaw.modalities.images import decode
 from thaw.training.batches import PLAIN, Views
 from thaw.training.callbacks import InputWait
@@ -195,7 +194,7 @@ def test_an_entry_is_used_only_for_what_it_was_computed_from(tmp_path, change, m
         if change == "pixel":
             pixels = split.images.copy()
             pixels[3, 0, 0, 0] ^= 1
-            split = Split.of_pixels(split.names, split.labels, pixels)
+            split = split_of(split.names, split.labels, pixels)
         elif change == "weight":
             net = build(seed=1)
         elif change == "size":
@@ -293,7 +292,7 @@ def test_a_batch_of_any_size_changes_no_bit(tmp_path, size):
 
 def resized(split, size):
     repeats = -(-size // 32)
-    return Split.of_pixels(split.names, split.labels, np.tile(split.images, (1, repeats, repeats, 1)))
+    return split_of(split.names, split.labels, np.tile(split.images, (1, repeats, repeats, 1)))
 
 
 def test_where_everything_trains_each_file_is_decoded_once_and_the_numbers_stay(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ def test_a_full_disk_is_one_sentence_and_with_more_room_the_run_is_as_any_other(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     full, done, _ = ran.stdout.split("status ")
-    assert "The disk is full; make room and give the same command again" in ran.stderr
+    assert "The disk is full; free some space and run the same command again" in ran.stderr
     assert done.startswith("1\n"), ran.stdout
     assert ran.stdout.endswith("status 0\n"), ran.stdout + ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr

@@ -149,7 +149,7 @@ def test_a_dataset_that_has_changed_is_not_asked_about_as_the_runs_own(predict, 
     monkeypatch.setattr(selection, "load_dataset", changed)
     status, _, err = predict(*asked)
     assert status == 1
-    assert "has changed since the run; ask about files instead" in err
+    assert "has changed since the run; give image files instead" in err
 
 
 def test_pictures_of_every_ending_are_asked_about_and_what_nothing_reads_is_named(predict, photos):
@@ -222,7 +222,9 @@ def test_drawings_are_replaced_and_are_neither_asked_about_nor_data(predict, pho
     assert not list_folder(photos, "photos").rejected
 
 
-@pytest.mark.parametrize(("out", "words"), [("a.txt", "is no picture"), ("nowhere/a.png", "lies in no folder")])
+@pytest.mark.parametrize(
+    ("out", "words"), [("a.txt", "is not an image file"), ("nowhere/a.png", "does not exist; create it first")]
+)
 def test_a_place_where_nothing_can_be_drawn_is_refused_at_once(predict, photos, out, words):
     status, lines, err = predict(photos, "--out", out)
     assert (status, lines) == (2, [])
@@ -356,16 +358,16 @@ def test_the_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
     assert selection.choose(store, None, "pets").info.run_name == "validated"
 
 
-def answer(number, truth, explained):
+def classified(number, truth, explained):
     heat = np.zeros((30, 40), np.float32) if explained else None
-    photograph = np.full((30, 40, 3), 200, np.uint8)
-    return classifier.Answer(f"{number}.png", photograph, [("Melon", 0.6), ("Lemon", 0.31)], truth, 0.31, heat)
+    image = np.full((30, 40, 3), 200, np.uint8)
+    return predictions.Classified(f"{number}.png", image, [("Melon", 0.6), ("Lemon", 0.31)], truth, 0.31, heat)
 
 
 @pytest.mark.parametrize("explained", [False, True])
 def test_pictures_are_drawn_twelve_a_page_with_what_is_wrong_in_words(tmp_path, explained):
-    answers = [answer(number, "Lemon" if number else "Melon", explained) for number in range(14)]
-    figures = list(predictions.pages(answers, "1 of 14 right"))
+    drawn = [classified(number, "Lemon" if number else "Melon", explained) for number in range(14)]
+    figures = list(predictions.pages(drawn, "1 of 14 right"))
     pictures = [sum(bool(axis.images) for axis in figure.findobj(Axes)) for figure in figures]
     assert pictures == ([24, 4] if explained else [12, 2])
     said = [each.get_text().replace("\n", " ") for each in figures[0].findobj(Text)]
@@ -386,11 +388,11 @@ def test_the_heat_is_seen_on_any_colour():
 
 
 def test_only_so_many_pictures_are_drawn():
-    figures = list(predictions.pages([answer(number, None, False) for number in range(predictions.MOST + 30)], ""))
+    figures = list(predictions.pages([classified(number, None, False) for number in range(predictions.MOST + 30)], ""))
     assert len(figures) == predictions.MOST // predictions.PAGE
 
 
-def test_a_run_whose_answers_are_lost_says_so(predict, monkeypatch):
+def test_a_run_whose_predictions_are_lost_says_so(predict, monkeypatch):
     monkeypatch.setattr(reader, "predictions", lambda *_: [])
     status, _, err = predict("--worst", 3)
-    assert (status, err) == (1, "The run has recorded no answers, or they are lost; ask about files\n")
+    assert (status, err) == (1, "The run has no recorded predictions, or they are lost; give image files instead\n")

@@ -211,7 +211,7 @@ def test_a_disk_that_is_full_at_any_write_loses_nothing(command, client, monkeyp
             all_writes(patch, fail_at)
             status, _, err = command(*plan, "seed=5", store)
             if status:
-                assert "The disk is full; make room and give the same command again" in err
+                assert "The disk is full; free some space and run the same command again" in err
                 assert "Traceback" not in err
         status, _, err = command(*plan, "seed=5", store)
         assert status == 0, err

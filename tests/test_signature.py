@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY
 from networks import build as build_network
+from networks import split_of
 
 from thaw import provenance
 from thaw.data.dataset import load_dataset
-from thaw.data.splits import Split, fraction
+from thaw.data.splits import fraction
 from thaw.modalities.images.modality import Images
 from thaw.runs import signature
 from thaw.training.stages import plan_stages
@@ -51,7 +52,7 @@ def with_one_changed(dataset, split_name, what):
     split = getattr(dataset, split_name)
     pixels, labels = split.images.copy(), split.labels.copy()
     (pixels if what == "pixel" else labels)[0] ^= 1
-    return replace(dataset, **{split_name: Split.of_pixels(split.names, labels, pixels)})
+    return replace(dataset, **{split_name: split_of(split.names, labels, pixels)})
 
 
 def pixel(dataset):

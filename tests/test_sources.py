@@ -677,10 +677,10 @@ def test_a_tensorflow_dataset_of_other_things_or_cut_off_is_refused(load, prepar
     several = prepared(
         label_of=lambda n: [n % 2], label=tfds.features.Sequence(tfds.features.ClassLabel(num_classes=2))
     )
-    with pytest.raises(ThawError, match="pets has no label that is one"):
+    with pytest.raises(ThawError, match="pets has no usable label feature"):
         load(several)
     numbers = prepared(image=tfds.features.Tensor(shape=(20, 20, 3), dtype=np.uint8))
-    with pytest.raises(ThawError, match="pets has no image that is one"):
+    with pytest.raises(ThawError, match="pets has no usable image feature"):
         load(numbers)
     dataset = prepared()
     (part,) = (tmp_path / "tfds").rglob("*train.tfrecord*")
@@ -731,7 +731,8 @@ def test_a_lone_validation_folder_is_the_test_split_and_that_is_said(pictures, l
     assert counted(found) == {"train": 16, "validation": 4, "test": 8}
     assert {name.partition("/")[0] for name in found.test.names} == {"val"}
     assert (
-        "There is no test split: validation is tested on, and validation images are divided from train" in found.summary
+        "There is no test split: the validation images are used for testing, and new validation images are held out"
+        in found.summary
     )
 
 
@@ -783,7 +784,7 @@ def test_a_table_with_validation_rows_alone_is_taken_alike(table, load):
              for number, name in enumerate(("cat", "dog") * 6)]  # fmt: skip
     found = load(labelled(table(lines, "file,class,split")))
     assert counted(found)["test"] == 2
-    assert "validation is tested on" in found.summary
+    assert "the validation images are used for testing" in found.summary
 
 
 @pytest.mark.parametrize("layout", ["pooled", "classes"])

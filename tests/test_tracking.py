@@ -33,7 +33,7 @@ def test_a_store_that_is_away_is_known_to_be_so(tmp_path, uri):
 
 
 def test_a_database_that_cannot_be_opened_is_refused(tmp_path):
-    with pytest.raises(ThawError, match=r"refuses .*unable to open database file.*; mend it or give another"):
+    with pytest.raises(ThawError, match=r"failed .*unable to open database file.*; fix it or give another"):
         connect(f"sqlite:///{tmp_path}", str(tmp_path))
 
 
@@ -117,15 +117,15 @@ def test_the_commit_and_the_state_of_the_tree_are_known(tmp_path):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True, capture_output=True)
 
-    assert provenance.git_tags(tmp_path) == {}
+    assert provenance.git_state(tmp_path) is None
     git("init")
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "one")
-    assert provenance.git_tags(tmp_path)["thaw.git_clean"] == "true"
-    assert len(provenance.git_tags(tmp_path)["mlflow.source.git.commit"]) == 40
+    commit, clean = provenance.git_state(tmp_path)
+    assert (len(commit), clean) == (40, True)
     (tmp_path / "a").write_text("2")
-    assert provenance.git_tags(tmp_path)["thaw.git_clean"] == "false"
+    assert provenance.git_state(tmp_path) == (commit, False)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_a_database_that_was_left_half_made_is_made_anew(tmp_path, spoil, caplog
 
 def test_another_database_is_never_set_aside(tmp_path):
     half_made(tmp_path / "mine.db")
-    with pytest.raises(ThawError, match="refuses"):
+    with pytest.raises(ThawError, match="failed"):
         connect(f"sqlite:///{tmp_path / 'mine.db'}", str(tmp_path))
     assert not list(tmp_path.glob("*.half-made"))
 
@@ -246,7 +246,7 @@ def test_a_full_disk_while_the_database_is_made_is_said_to_be_one(tmp_path, monk
     Workspace(tmp_path).create()
     with monkeypatch.context() as patch:
         patch.setattr(sqlalchemy_store, "SqlAlchemyStore", fill)
-        with pytest.raises(ThawError, match="The disk is full; make room"):
+        with pytest.raises(ThawError, match="The disk is full; free some space"):
             connect(None, str(tmp_path))
     assert connect(None, str(tmp_path)).experiment("pets") == "1"
 
@@ -259,6 +259,6 @@ def test_a_database_that_is_there_is_opened_without_its_lock(tmp_path, monkeypat
 
 
 def test_a_database_in_no_folder_is_refused_and_makes_none(tmp_path):
-    with pytest.raises(ThawError, match=r"refuses \(there is no folder .*/nowhere\); mend it or give another"):
+    with pytest.raises(ThawError, match=r"failed \(there is no folder .*/nowhere\); fix it or give another"):
         connect(f"sqlite:///{tmp_path / 'nowhere' / 'a.db'}", str(tmp_path))
     assert not (tmp_path / "nowhere").exists()

@@ -254,7 +254,7 @@ def test_a_full_disk_is_said_in_one_sentence(command, monkeypatch, client):
     monkeypatch.setattr(checkpoints.State, "on_epoch_end", full)
     status, _, err = command(*TINY)
     assert status == 1
-    assert "The disk is full; make room" in err
+    assert "The disk is full; free some space" in err
     assert client().search_runs(["1"])[0].info.status == "FAILED"
 
 

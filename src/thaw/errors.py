@@ -34,12 +34,12 @@ def user_message(error: BaseException) -> str | None:
         return inside[1]
     # HDF5, SQLite and TensorFlow each report a full disk in an exception of their own.
     if re.search(r"No space left on device|errno = 28\b|disk is full|Disk quota exceeded", text):
-        return "The disk is full; make room and give the same command again"
+        return "The disk is full; free some space and run the same command again"
     if isinstance(error, MemoryError) or re.search(r"OOM when allocating|failed to allocate|std::bad_alloc", text):
         return "Out of memory; reduce training.batch_size or dataset.image_size"
     # A path from the user that cannot be opened; a missing file may be a bug of ours.
     if isinstance(error, OSError) and error.filename and error.errno in UNUSABLE:
-        return redact(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); give another place or mend it")
+        return redact(f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}); fix it or give another path")
     return None
 
 

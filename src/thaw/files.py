@@ -108,7 +108,7 @@ def set_aside(path: Path) -> None:
 
 
 def create_once(path: Path, fill: Callable[[Path], None]) -> Path:
-    """A folder that one process fills once, and that appears whole or not at all."""
+    """Create a folder atomically: one process fills a temporary folder, which is then renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         if not path.is_dir():

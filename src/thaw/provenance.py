@@ -94,8 +94,8 @@ def versions() -> list[str]:
     return [version(name) for name in PACKAGES]
 
 
-def git_tags(root: Path) -> dict[str, str]:
-    """MLflow tags: the commit of the code, and whether the tree was clean; none outside a repository."""
+def git_state(root: Path) -> tuple[str, bool] | None:
+    """The commit of the code, and whether the tree is clean; None outside a repository."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
@@ -103,8 +103,8 @@ def git_tags(root: Path) -> dict[str, str]:
     try:
         commit, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"mlflow.source.git.commit": commit, "thaw.git_clean": str(not changes.strip()).lower()}
+        return None
+    return commit, not changes.strip()
 
 
 @cache

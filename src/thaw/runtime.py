@@ -1,4 +1,4 @@
-"""How TensorFlow runs in this process: quietly, on its share of the cores, and the same way every time."""
+"""The TensorFlow runtime of this process: threads, devices, determinism, interrupts and log output."""
 
 import contextlib
 import gc
@@ -42,7 +42,7 @@ class Devices:
 
 
 def start(threads: int, precision: str = "float32", strategy: str = "single") -> Devices:
-    """Import TensorFlow and fix everything that could differ between two runs of one seed; undone by `release`.
+    """Import TensorFlow and make it deterministic; `release` resets the dtype policy and the distribution strategy.
 
     Deterministic on the CPU with a fixed number of threads; on a GPU some sums may be computed in another order.
 
@@ -81,7 +81,7 @@ def start(threads: int, precision: str = "float32", strategy: str = "single") ->
 
 
 def expected_devices(strategy: str) -> str:
-    """The `Devices.key` that `start` is expected to come to, without importing TensorFlow."""
+    """The `Devices.key` that `start` is expected to return, found without importing TensorFlow."""
     cards = len(gpus())
     kind = "GPU" if cards else "CPU"
     if strategy == "mirrored":

@@ -12,8 +12,8 @@ LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 9999
 
-# How many times the image noise is taken off the variance between seeds. Simulated for 2 to 10 seeds: with 1 the test
-# claims too little where seeds hardly vary, with 2 it claims too much (6 % of 5 %) where they vary a lot.
+# Multiple of the image noise that is subtracted from the variance between seeds. In simulations with 2 to 10 seeds, 1
+# makes the test conservative if seeds hardly vary, and 2 anti-conservative (6 % at level 5 %) if they vary a lot.
 NOISE = 1.5
 
 
@@ -79,8 +79,8 @@ class TwoLevel:
     Attributes:
         by: the mean difference with its interval.
         p_value: two-sided, of no difference.
-        seeds: variance of one seed's difference that seeds cause, without the noise of the test images.
-        images: variance of the mean difference that the choice of test images causes.
+        seeds: variance of a single seed's difference due to the seed, excluding the noise of the test images.
+        images: variance of the mean difference due to the choice of test images.
         shared: the part of `images` that more seeds would not reduce.
     """
 
@@ -100,8 +100,8 @@ def two_level(first: Sequence[Mapping[str, bool]], second: Sequence[Mapping[str,
     images explain of it. With hundreds of seeds or few images this becomes the t-test or the bootstrap alone.
 
     Where every seed tests the same images, pairs are formed by image and each variant's variance between seeds is
-    estimated on its own, with twice the degrees of freedom of pairing by seed. Variants whose seeds move together then
-    have a test that claims too little, never too much.
+    estimated on its own, with twice the degrees of freedom of pairing by seed. If the variants are positively
+    correlated across seeds, the test is conservative.
 
     Args:
         first: for each seed whether the first is right, by test image.
@@ -178,14 +178,14 @@ def _resampled_images(differences: np.ndarray, random: np.random.Generator) -> n
 
 
 def seeds_needed(difference: float, found: TwoLevel, seeds: int) -> int | None:
-    """How many seeds would show that difference with 80 % power at 5 %; None if no number would.
+    """How many seeds are needed to detect a difference with 80 % power at the 5 % level; None if more than 100.
 
     Args:
         difference: to be seen, in the unit of the scores.
         found: what was measured.
         seeds: how many of them it has.
     """
-    alone = found.seeds + (found.images - found.shared) * seeds  # variance that one more seed halves
+    alone = found.seeds + (found.images - found.shared) * seeds  # per seed: averages out over seeds
     for count in range(2, 101):
         freedom = 2 * (count - 1)
         reach = stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)
@@ -195,7 +195,7 @@ def seeds_needed(difference: float, found: TwoLevel, seeds: int) -> int | None:
 
 
 def images_needed(difference: float, variance: float, fixed: float = 0.0, seeds: int | None = None) -> float | None:
-    """How many times the test images would show that difference with 80 % power at 5 %; None if no number would.
+    """The factor by which the test set must grow to detect a difference with 80 % power at the 5 % level; None if none.
 
     Args:
         difference: to be seen, in the unit of the scores.
@@ -212,8 +212,8 @@ def images_needed(difference: float, variance: float, fixed: float = 0.0, seeds:
 def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> tuple[Interval, float]:
     """The mean difference of pairs and the p-value of Student's paired test that it is 0.
 
-    Differences that are all the same say nothing of how they vary; their interval has no width, and the p-value is that
-    of the sign test.
+    If all differences are equal, their variance cannot be estimated: the interval has zero width, and the p-value is
+    that of the sign test.
 
     Args:
         first: a score for each seed, or for each fold.
@@ -232,7 +232,7 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: floa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for being several (Holm 1979), in the order given."""
+    """p-values adjusted for multiple testing (Holm 1979), in the order given."""
     order = np.argsort(p_values)
     scaled = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))

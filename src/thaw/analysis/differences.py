@@ -1,4 +1,4 @@
-"""Paired tests of variants on the same test images: the difference, whether it is real, and what would show it."""
+"""Paired tests of variants on the same test images: effect size, significance, and the sample size needed."""
 
 import itertools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Difference:
         test: what was tested, in words.
         p_value: of no difference.
         needs: what would show a difference of that size, in words; empty if not known.
-        corrected: the p-value corrected for being one of several (Holm).
+        corrected: the Holm-adjusted p-value.
     """
 
     better: Variant

@@ -20,7 +20,7 @@ from thaw.analysis.text import common, sentences, table_rows
 from thaw.plots import style
 from thaw.tracking import reader
 from thaw.tracking.markdown import table
-from thaw.tracking.names import COMMAND
+from thaw.tracking.names import CLEAN, COMMAND, COMMIT
 from thaw.tracking.store import Store
 
 
@@ -105,8 +105,8 @@ def _about(found: Comparison, store: Store) -> list[tuple[str, str]]:
         data += f": {', '.join(counts)} images in {best.params.get('classes', '?')} classes"
     if digests:
         data += f"; digest {digests[0]}" if len(digests) == 1 else f"; {len(digests)} divisions"
-    commits = sorted({run.tags.get("mlflow.source.git.commit", "") for run in found.runs} - {""})
-    dirty = any(run.tags.get("thaw.git_clean") == "false" for run in found.runs)
+    commits = sorted({run.tags.get(COMMIT, "") for run in found.runs} - {""})
+    dirty = any(run.tags.get(CLEAN) == "false" for run in found.runs)
     newest = time.strftime("%Y-%m-%d", time.localtime(max(run.started for run in found.runs) / 1000))
     said = {
         "Written": time.strftime("%Y-%m-%d %H:%M"),

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from thaw.analysis.comparison import Comparison
 from thaw.durations import duration
-from thaw.tracking.names import SHORT
+from thaw.tracking.names import SHORT, SIZE, VALIDATION
 
 
 def _short(count: float) -> str:
@@ -19,7 +19,7 @@ def _short(count: float) -> str:
 
 COSTS = {  # of a variant
     "training_seconds": ("training time", duration),
-    "trainable_parameters": ("weights", _short),
+    SIZE: ("trainable params", _short),
     "images_per_second": ("images/s", "{:,.0f}".format),
 }
 NAMED = 20  # runs that are left out by name; more are only counted
@@ -27,7 +27,7 @@ TITLES = {
     "unfreeze": "Unfrozen layers at the end of the backbone",
     "fraction": "Training images used (%)",
     "training_seconds": "Training time (s)",
-    "kept_val_accuracy": "Validation accuracy",
+    VALIDATION: "Validation accuracy",
     "test_accuracy": "Test accuracy",
     "test_loss": "Test cross-entropy (nats)",
     "test_macro_f1": "Test macro F1",
@@ -62,7 +62,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     """Print verdicts, table, differences, and what is left out."""
     console.print(Text(f"{found.experiment}: {found.question}" if found.question else found.experiment, "bold"))
     for verdict in found.verdicts:
-        console.print(f"→ {verdict.summary}.")
+        console.print(Text(f"→ {verdict.summary}."))
     headings, lines = table_rows(found)
     shown = Table(title=None, header_style="bold")
     for number, heading in enumerate(headings):
@@ -74,7 +74,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
         shown.add_row(*map(Text, line))
     console.print(shown)
     for sentence in sentences(found):
-        console.print(sentence)
+        console.print(Text(sentence))
 
 
 def sentences(found: Comparison) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from thaw import statistics
 from thaw.statistics import Interval
-from thaw.tracking.names import SHORT
+from thaw.tracking.names import SHORT, SIZE
 from thaw.tracking.reader import Run
 
 # Parameters that differ between runs without being a choice to compare.
@@ -115,7 +115,7 @@ def simplicity(variant: Variant) -> tuple:
         math.inf if depth is None else depth,
         percent or 0.0,
         variant.values.get("augmentation", "none") != "none",
-        variant.mean("trainable_parameters") or 0.0,
+        variant.mean(SIZE) or 0.0,
     )
 
 

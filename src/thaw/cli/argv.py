@@ -23,7 +23,7 @@ NOT_TEXT = ("true", "false", "null", "nan", "inf")  # words that Hydra parses as
 
 
 def prepared(words: Sequence[str]) -> list[str]:
-    """The words as Hydra is to have them."""
+    """The arguments, preprocessed for Hydra."""
     return texts_quoted(credentials_moved(flags_first(words)))
 
 

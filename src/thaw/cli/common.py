@@ -39,14 +39,14 @@ def run(work: Callable[[], int]) -> int:
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add --store."""
     parser.add_argument(
-        "--store", type=lambda path: Path(path).expanduser(), default=DEFAULT, help="folder that runs train in"
+        "--store", type=lambda path: Path(path).expanduser(), default=DEFAULT, help="folder of recorded runs"
     )
 
 
 def add_tracking(parser: argparse.ArgumentParser) -> None:
     """Add --uri and --store."""
     default = os.environ.get("MLFLOW_TRACKING_URI")
-    parser.add_argument("--uri", default=default, help="of MLflow (MLFLOW_TRACKING_URI)")
+    parser.add_argument("--uri", default=default, help="MLflow tracking URI (MLFLOW_TRACKING_URI)")
     add_store(parser)
 
 

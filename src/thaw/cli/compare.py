@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thaw.cli import common, terminal
+from thaw.tracking.names import VALIDATION
 from thaw.workspace import ROOT
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="compare.py", description="Compare the runs of an experiment.")
     parser.add_argument("experiment", nargs="?", help="its name in MLflow (default: that of the newest run)")
     parser.add_argument(
-        "--metric", default="kept_val_accuracy", help="orders the runs (default: %(default)s, with the test beside it)"
+        "--metric", default=VALIDATION, help="orders the runs (default: %(default)s, with the test beside it)"
     )
-    parser.add_argument("--by", type=_names, default=[], help="parameters to tell apart by (default: all that vary)")
+    parser.add_argument("--by", type=_names, default=[], help="parameters to group runs by (default: all that vary)")
     parser.add_argument("--against", metavar="KEY=VALUE", help="test the others against this choice: unfreeze=0")
     parser.add_argument("--runs", nargs="+", default=[], metavar="ID", help="compare these runs only")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and its charts there")

@@ -1,4 +1,4 @@
-"""What a process of ours sets before it imports TensorFlow or MLflow, and how it takes signals."""
+"""The process environment: variables and log levels to set before importing TensorFlow or MLflow, and signals."""
 
 import faulthandler
 import logging

@@ -31,7 +31,7 @@ takes lists of either and trains every combination.
 
 
 def main(words: list[str]) -> int:
-    """Print the manual for the configuration that the other words compose, without lists of values."""
+    """Print the manual for the configuration that the other arguments compose; swept keys are ignored."""
     given = [each for each in words if "=" in each and not each.startswith("-")]
     try:
         overrides = [each.input_line or "" for each in parse(given) if not each.is_sweep_override()]

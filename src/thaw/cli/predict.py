@@ -1,4 +1,4 @@
-"""`predict.py`: what a recorded model says of pictures."""
+"""`predict.py`: classify images with a recorded model."""
 
 import argparse
 import json
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from thaw import drawings, progress, runtime
 from thaw.cli import common, terminal
 from thaw.errors import ThawError
+from thaw.tracking.names import VALIDATION
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from thaw.serving.classifier import Answer
+    from thaw.plots.predictions import Classified
     from thaw.serving.selection import Picture
     from thaw.tracking.store import Store
 
@@ -38,23 +39,23 @@ def _predict(arguments: argparse.Namespace) -> int:
     runtime.start(runtime.share_of_cores({}))
     from thaw.serving import classifier
 
-    validation = run.data.metrics.get("kept_val_accuracy")
+    validation = run.data.metrics.get(VALIDATION)
     score = f" (validation accuracy {validation:.3f})" if validation is not None else ""
     print(f"Using run {run.info.run_name}, {run.info.run_id}{score}", file=sys.stderr)
     with terminal.Display(terminal.console(stderr=True)) as display, progress.reporting_to(display):
         model = classifier.load(store, run)
-        answers, unreadable = classifier.classify(model, pictures, arguments.top, arguments.explain)
-    for answer in answers:
-        print(json.dumps(answer.line(), ensure_ascii=False) if arguments.json else answer.summary, flush=True)
-    summary = count_right(answers)
+        classified, unreadable = classifier.classify(model, pictures, arguments.top, arguments.explain)
+    for each in classified:
+        print(json.dumps(each.line(), ensure_ascii=False) if arguments.json else each.summary, flush=True)
+    summary = count_right(classified)
     if summary and not arguments.json:
         print(summary, file=sys.stderr)
     if arguments.worst and not arguments.json:
         console = terminal.console(soft_wrap=True)
         for words in selection.confused(store, run):
             console.print(words)
-    if answers and not (arguments.json and arguments.out is None):
-        _draw(answers, summary, arguments.out or DRAWN)
+    if classified and not (arguments.json and arguments.out is None):
+        _draw(classified, summary, arguments.out or DRAWN)
     for words in unreadable:
         print(words, file=sys.stderr)
     return int(bool(unreadable))
@@ -79,23 +80,22 @@ def _check_drawing(arguments: argparse.Namespace, pictures: Sequence["Picture"])
         raise ThawError(f"--out {arguments.out} is one of the pictures; give another file")
 
 
-def _draw(answers: Sequence["Answer"], summary: str, path: Path) -> None:
+def _draw(classified: Sequence["Classified"], summary: str, path: Path) -> None:
     from thaw.plots import predictions
 
-    paths = predictions.save_pages(predictions.pages(answers, summary), path)
-    more = f" (the first {predictions.MOST})" if len(answers) > predictions.MOST else ""
+    paths = predictions.save_pages(predictions.pages(classified, summary), path)
+    more = f" (the first {predictions.MOST})" if len(classified) > predictions.MOST else ""
     print(f"Drawn: {', '.join(map(str, paths))}{more}", file=sys.stderr)
 
 
-def count_right(answers: Sequence["Answer"]) -> str:
-    """How many answers are right, in words; empty if no true class is known."""
-    known = [answer for answer in answers if answer.truth is not None]
-    correct = sum(answer.truth == answer.top[0][0] for answer in known)
-    return f"{correct} of {len(known)} right" if known else ""
+def count_right(classified: Sequence["Classified"]) -> str:
+    """How many pictures are classified correctly, in words; empty if no true class is known."""
+    known = [each.is_right for each in classified if each.is_right is not None]
+    return f"{sum(known)} of {len(known)} right" if known else ""
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="predict.py", description="What a recorded model says of pictures.")
+    parser = argparse.ArgumentParser(prog="predict.py", description="Classify images with a recorded model.")
     parser.add_argument("pictures", nargs="*", help="files, folders or patterns such as 'photos/*.jpg'")
     parser.add_argument("--run", metavar="ID", help="whose model (default: the best finished run)")
     parser.add_argument("--experiment", help="the best finished run of this one (default: the newest)")
@@ -103,7 +103,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--explain", action="store_true", help="show where the model looked (Grad-CAM)")
     parser.add_argument("--top", type=int, default=3, help="how many classes to name (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each picture")
-    parser.add_argument("--split", choices=["train", "validation", "test"], help="draw from the run's own dataset")
+    parser.add_argument("--split", choices=["train", "validation", "test"], help="sample from the run's own dataset")
     parser.add_argument("--class", dest="class_name", help="with --split: of this class only")
     parser.add_argument("--count", type=int, default=9, help="with --split: how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="with --split: of the draw (default: %(default)s)")
@@ -117,9 +117,9 @@ def _arguments() -> argparse.Namespace:
     if arguments.class_name and not arguments.split:
         parser.error("--class belongs to --split: predict.py --split test --class NAME")
     if arguments.out and arguments.out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
-        parser.error(f"--out {arguments.out} is no picture; give a name that ends in .png, .jpg, .pdf or .svg")
+        parser.error(f"--out {arguments.out} is not an image file; give a name that ends in .png, .jpg, .pdf or .svg")
     if arguments.out and not arguments.out.parent.is_dir():
-        parser.error(f"--out {arguments.out} lies in no folder; make {arguments.out.parent} first")
+        parser.error(f"--out {arguments.out}: {arguments.out.parent} does not exist; create it first")
     if not (arguments.pictures or arguments.split or arguments.worst):
         parser.error("give pictures, or --split test, or --worst 12")
     return arguments

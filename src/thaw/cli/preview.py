@@ -51,7 +51,7 @@ def main(composed: DictConfig) -> None:
     augmented = Views(config.augmentation, config.seed, config.augmentation.views)
     is_plain = augmented.number(0) is None
     modality, first = Images.of(config.dataset, config.backbone), config.training.section(config.training.stages[0])
-    split = fraction(dataset.train, first.fraction, config.seed)
+    split = fraction(dataset.train, first.fraction or config.fraction, config.seed)
     ((_, order),) = epoch_permutations(len(split), range(1), (config.seed, 0))
     images = split.take(order[: PLAIN_IMAGES if is_plain else IMAGES])
     epochs = range(1 if is_plain else VIEWS)

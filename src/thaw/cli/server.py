@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--artifacts", help="where files go: a folder, s3://BUCKET/PATH, gs://... (FOLDER/artifacts)")
     parser.add_argument("--host", default="127.0.0.1", help="the address that it listens at (127.0.0.1)")
     parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--names", help="names that others reach it by, with commas between, without a port")
+    parser.add_argument("--names", help="comma-separated host names that clients use, without a port")
     parser.add_argument("--workers", type=int, default=2, help="processes that answer (2)")
-    parser.add_argument("--users", action="store_true", help="ask who somebody is on loopback, too, as behind a proxy")
+    parser.add_argument("--users", action="store_true", help="require login on loopback as well, e.g. behind a proxy")
     parser.epilog = f"The database: its address, postgresql://USER:PASSWORD@HOST/NAME, in {DATABASE}; else SQLite."
     arguments = parser.parse_args()
     try:
@@ -96,7 +96,7 @@ def _require_login(folder: Path, database: str, environment: MutableMapping[str,
     users, secret = folder / "users.ini", folder / "secret"
     if not users.exists() and len(environment.get(PASSWORD, "")) < 12:
         raise ThawError(
-            f"A server that others reach asks who they are: give the password of its first user, admin, in {PASSWORD} "
+            f"A server beyond loopback requires login; set the password of its first user, admin, in {PASSWORD} "
             "(12 characters or more)"
         )
     if not secret.exists():

@@ -1,4 +1,4 @@
-"""`make sync`: send to MLflow what journals still hold, and mark what a dead process left open as KILLED."""
+"""`make sync`: send pending journal lines to MLflow, and mark the runs of dead processes as KILLED."""
 
 import argparse
 import sys

@@ -19,7 +19,7 @@ def explain(error: Exception) -> str | None:
         choices = ", ".join(error.options)
         return f"{group}={option} does not exist; choose one of {choices}{nearest(option, list(error.options))}"
     if isinstance(error, ValueError) and "--multirun, --cfg" in str(error):
-        return "--cfg, --info and -m exclude each other; leave -m out to see what a run would have"
+        return "--cfg and --info cannot be combined with -m; leave -m out to show the configuration of one run"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     message = " ".join(str(error).split())

@@ -49,6 +49,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Name = Annotated[str, BeforeValidator(_as_name), Field(min_length=1, max_length=200)]
 Location = Annotated[str, BeforeValidator(_as_location)]
 Blocks = Annotated[str, Field(pattern=r"^[1-9]\d{0,5}blocks?$")]
+RESERVED = frozenset(("command", "error", "git_clean", "journal", "kept_stage", "kind", "note", "question", "stages"))
 Unfreeze = Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Literal["all"] | Blocks  # units, everything, or blocks
 
 
@@ -139,13 +140,13 @@ class Head(Section):
 
 
 class Stage(Section):
-    """One compile and fit; `unfreeze` is null for the depth of the run, which is also the limit."""
+    """One compile and fit; `fraction` and `unfreeze` are null for those of the run, whose depth is also the limit."""
 
     epochs: int = Field(default=5, ge=0, le=LARGEST_COUNT)
     learning_rate: float = Field(default=1e-3, ge=1e-30, le=1000)  # in float32
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     patience: Count | None = None
-    fraction: Percent = 100.0
+    fraction: Percent | None = None
     unfreeze: Unfreeze | None = None
 
 
@@ -184,6 +185,8 @@ class Training(Section):
     def _has_a_section_for_each_stage(self) -> "Training":
         sections = [*self.__pydantic_extra__, "head", "finetune"]
         for name in self.stages:
+            if name in RESERVED:
+                raise ValueError(f"training.stages names {name}, which MLflow's tags use otherwise; give another name")
             if name not in sections:
                 raise ValueError(
                     f"training.stages names {name}, which has no section{nearest(name, sections)}; give "

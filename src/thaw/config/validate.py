@@ -49,7 +49,7 @@ def from_record(values: dict) -> Config:
         except ValidationError as error:
             location = error.errors()[0]["loc"]
             if not location:
-                raise ThawError(f"The recorded configuration does not hold: {sentences(error, values)[0]}") from error
+                raise ThawError(f"The recorded configuration is invalid: {sentences(error, values)[0]}") from error
             values = _without(values, location)
 
 
@@ -124,5 +124,5 @@ def _sentence(detail, values: dict) -> str:
         depths = "a number of layers from 0 up, a number of blocks such as 2blocks, or all"
         return f"{key}={received} is not allowed; give {depths}"
     if key.endswith("fraction"):
-        return f"{key}={received} is not allowed; give a per cent above 0 and up to 100"
+        return f"{key}={received} is not allowed; give a percentage above 0 and up to 100"
     return f"{key}={received} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"

@@ -1,4 +1,4 @@
-"""Whether a dataset can be trusted: undecodable files, images in two splits or with two labels, thin classes."""
+"""Dataset checks: undecodable files, duplicates across splits, conflicting labels, classes with too few images."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -100,7 +100,7 @@ def _contents(listing: Listing, megapixels: float, store: Path) -> tuple[list[by
 def _contradictions(
     listing: Listing, contents: list[bytes], splits: Sequence[str], known: dict[int, str]
 ) -> dict[int, str]:
-    """An image with two labels is excluded everywhere; of an image in two splits only the tested copy stays."""
+    """Exclude every copy of an image with two labels; of one in two splits keep test before validation before train."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for index, content in enumerate(contents):
         if index not in known:

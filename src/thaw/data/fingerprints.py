@@ -38,8 +38,8 @@ def validated(paths: Iterable[Path], store: Path, rules: str, validator: Validat
     Args:
         paths: of files.
         store: keeps the results.
-        rules: names what the validator checks; under another name it is asked again.
-        validator: takes the content. An unreadable file has an empty hash, and that as its problem.
+        rules: identifies what the validator checks; results cached under other rules are not reused.
+        validator: called with the file's content. An unreadable file gets an empty hash and the read error.
 
     Raises:
         OSError: there is no such file; or, without a validator, one cannot be read.

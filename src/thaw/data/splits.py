@@ -36,11 +36,6 @@ class Split:
     images: Sequence[Path] | np.ndarray
     contents: tuple[bytes, ...]
 
-    @staticmethod
-    def of_pixels(names: tuple[str, ...], labels: np.ndarray, pixels: np.ndarray) -> "Split":
-        """Images that are in memory."""
-        return Split(names, labels, pixels, tuple(hashlib.sha256(image.tobytes()).digest() for image in pixels))
-
     def __len__(self) -> int:
         return len(self.names)
 
@@ -101,8 +96,8 @@ def arrange(listing: Listing, layout: str) -> str:
         listing.predefined_splits = {"train", "test"}
         listing.splits = ["test" if each == "validation" else each for each in listing.splits]
         return (
-            "There is no test split: validation is tested on, and validation images are divided from train "
-            "(dataset.layout=validation keeps it for validation)."
+            "There is no test split: the validation images are used for testing, and new validation images are held "
+            "out from train (dataset.layout=validation prevents that)."
         )
     return ""
 

@@ -18,7 +18,7 @@ class Backbone:
         model: preprocessed tensors (batch, ...) -> float32 features; its layers are the units.
         preprocess: tensors of the modality -> what `model` takes; works on symbolic tensors.
         weights: imagenet, random or file.
-        digest: SHA-256 of the initial weights; empty before they are loaded.
+        digest: SHA-256 of the initial weights; empty before `weights.initialize`.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Backbone:
 
     @property
     def units(self) -> Sequence[keras.Layer]:
-        """What freezing and cutting count, in topological order."""
+        """The layers of the graph in topological order, as `unfreeze` counts them."""
         return self.model.layers
 
     @cached_property

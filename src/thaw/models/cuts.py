@@ -1,31 +1,16 @@
-"""Cuts: a network in two, where nothing before the cut trains.
+"""Cuts: splits of a network in two, where nothing before the cut trains.
 
-The frontier is the set of tensors that cross from layers that nothing trains into those that train. A cut lies there,
-or a little earlier, at a single tensor, if reading that and computing the layers between again is cheaper.
+The frontier is the set of tensors that pass from frozen layers to layers that training reaches. A cut lies there, or
+slightly earlier at a single tensor, if reading that tensor and recomputing the layers between is cheaper.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import keras
 
-from thaw.models.graph import (
-    ancestors,
-    as_inputs,
-    as_list,
-    chain,
-    multiply_adds,
-    nodes,
-    output_bytes,
-    outputs,
-    parents,
-)  # fmt: skip
-from thaw.models.units import Depth
+from thaw.models.graph import ancestors, as_inputs, as_list, multiply_adds, output_bytes, outputs, parents
 
-if TYPE_CHECKING:
-    from thaw.models.network import Network
-
-# Rates of two cores: reading cached rows, passing over tensors in memory, multiplying and adding. `make cuts` measures.
+# Throughput of two cores: reading cached rows, memory traffic, multiply-adds. `make cuts` measures the resulting cuts.
 READ_BYTES_PER_SECOND = 1e9
 MEMORY_BYTES_PER_SECOND = 1.6e10
 MULTIPLY_ADDS_PER_SECOND = 2.5e10
@@ -56,36 +41,15 @@ class Cut:
         return (self.crossing, self.pooled)
 
 
-def cut_network(network: "Network", depth: Depth) -> Cut:
-    """Split at the last point before any trainable layer, or earlier if cheaper.
+def model_between(order: list[keras.Operation], pooling: keras.Layer, lower: Cut, upper: Cut) -> keras.Model | None:
+    """The features at `lower` -> those at `upper`; None if `lower` is not before `upper`.
 
-    If only the head trains, pooled features cross.
+    Args:
+        order: the nodes of the backbone.
+        pooling: the head's first layer.
+        lower: the cut to start from.
+        upper: a cut further from the input.
     """
-    inputs = network.modality.input()
-    prepared = network.backbone.preprocess(inputs)
-    base, order = network.backbone.model, nodes(network.backbone.model)
-    training = {id(layer) for layer in network.training_units(depth) if network.trainable[layer.name]}
-    if not training:
-        pooling = network.head[0]
-        frozen = keras.Model(inputs, [pooling(base(prepared))])
-        features = keras.Input(frozen.output[0].shape[1:], name="features")
-        tail = keras.Model(features, chain(network.head[1:], features))
-        return Cut((), True, frozen, tail, len(order))
-    found = cheapest(order, frontier(order, training))
-    before = ancestors(found)
-    if not any(multiply_adds(node) for node in order if id(node) in before):
-        return Cut((), False, None, network.model, 0)
-    tensors = [outputs(node)[0] for node in found]
-    lower, upper = keras.Model(base.input, tensors), keras.Model(tensors, base.output)
-    frozen = keras.Model(inputs, as_list(lower(prepared)))
-    crossing = [keras.Input(tensor.shape[1:], name=f"frontier_{n}") for n, tensor in enumerate(tensors)]
-    tail = keras.Model(crossing, chain(network.head, upper(as_inputs(crossing))))
-    return Cut(tuple(map(order.index, found)), False, frozen, tail, len(before))
-
-
-def model_between(network: "Network", lower: Cut, upper: Cut) -> keras.Model | None:
-    """What crosses `lower` -> what crosses `upper`; None if `lower` is not before `upper`."""
-    order = nodes(network.backbone.model)
     if lower.pooled or lower.frozen is None or upper.frozen is None or lower.key == upper.key:
         return None
     ends = (len(order) - 1,) if upper.pooled else upper.crossing
@@ -101,7 +65,7 @@ def model_between(network: "Network", lower: Cut, upper: Cut) -> keras.Model | N
     inputs = list(crossing.values())
     reached = {**crossing, **dict(zip(further, as_list(inner(as_inputs(inputs))), strict=True))}
     features = [reached[place] for place in ends]
-    return keras.Model(inputs, [network.head[0](features[0])] if upper.pooled else features)
+    return keras.Model(inputs, [pooling(features[0])] if upper.pooled else features)
 
 
 def frontier(order: list[keras.Operation], training: set[int]) -> list[keras.Operation]:

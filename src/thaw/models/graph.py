@@ -76,7 +76,7 @@ def block_name(segment: Iterable[keras.Operation]) -> str:
 
 
 def own_name(segment: Sequence[keras.Operation]) -> str:
-    """The name of the first layer that multiplies; for an automatic one its type, as Keras numbers these."""
+    """The name of the first layer with a kernel; its type if the name is automatic, as Keras numbers those."""
     layer = next((each for each in segment if multiply_adds(each)), segment[-1])
     kind = type(layer).__name__
     automatic = re.fullmatch(rf"{re.sub(r'(?<!^)(?=[A-Z])', '_?', kind)}(_\d+)?", layer.name, re.IGNORECASE)

@@ -9,8 +9,8 @@ import keras
 from thaw.config import schema
 from thaw.modalities.images.modality import Images
 from thaw.models.backbone import Backbone
-from thaw.models.cuts import Cut, cut_network, model_between
-from thaw.models.graph import chain
+from thaw.models.cuts import Cut, cheapest, frontier, model_between
+from thaw.models.graph import ancestors, as_inputs, as_list, chain, multiply_adds, nodes, outputs
 from thaw.models.heads import build_head
 from thaw.models.units import Depth
 
@@ -80,15 +80,36 @@ class Network:
     def cut(self, depth: Depth) -> Cut:
         """The network in two: a frozen side that no training reaches, and a tail."""
         if depth not in self._built:
-            self._built[depth] = cut_network(self, depth)
+            self._built[depth] = self._split(depth)
         return self._built[depth]
 
     def between(self, lower: Cut, upper: Cut) -> keras.Model | None:
-        """What crosses `lower` -> what crosses `upper`; None if `lower` is not before `upper`."""
+        """The features at `lower` -> those at `upper`; None if `lower` is not before `upper`."""
         key = (lower.key, upper.key)
         if key not in self._built:
-            self._built[key] = model_between(self, lower, upper)
+            self._built[key] = model_between(nodes(self.backbone.model), self.head[0], lower, upper)
         return self._built[key]
+
+    def _split(self, depth: Depth) -> Cut:
+        """Cut after pooling if only the head trains, else where it is cheapest; nowhere if that saves nothing."""
+        inputs = self.modality.input()
+        prepared = self.backbone.preprocess(inputs)
+        base, order = self.backbone.model, nodes(self.backbone.model)
+        training = {id(layer) for layer in self.training_units(depth) if self.trainable[layer.name]}
+        if not training:
+            frozen = keras.Model(inputs, [self.head[0](base(prepared))])
+            features = keras.Input(frozen.output[0].shape[1:], name="features")
+            return Cut((), True, frozen, keras.Model(features, chain(self.head[1:], features)), len(order))
+        found = cheapest(order, frontier(order, training))
+        before = ancestors(found)
+        if not any(multiply_adds(node) for node in order if id(node) in before):
+            return Cut((), False, None, self.model, 0)
+        tensors = [outputs(node)[0] for node in found]
+        lower, upper = keras.Model(base.input, tensors), keras.Model(tensors, base.output)
+        frozen = keras.Model(inputs, as_list(lower(prepared)))
+        crossing = [keras.Input(tensor.shape[1:], name=f"frontier_{n}") for n, tensor in enumerate(tensors)]
+        tail = keras.Model(crossing, chain(self.head, upper(as_inputs(crossing))))
+        return Cut(tuple(map(order.index, found)), False, frozen, tail, len(before))
 
 
 def build_network(

@@ -1,9 +1,8 @@
-"""What freezing and cutting count: units and blocks of a backbone.
+"""Units and blocks: how `unfreeze` counts the layers of a backbone.
 
-A unit is a layer of the backbone's graph. (A network that hides its blocks inside one Keras layer is unrolled when it
-is built, so that each of them is a layer of the graph.) A block is the run of units that an architecture names
-together; it always begins and ends where a single tensor crosses. Without names of its own, a layer that multiplies and
-the normalization and activation after it make a block.
+A unit is a layer of the backbone's graph. A block is a sequence of units that the architecture groups by name; a single
+tensor enters and leaves it. If the architecture names no blocks, each weight layer (such as a convolution) forms a
+block with the normalization and activation after it.
 """
 
 import contextlib
@@ -21,10 +20,10 @@ Depth = int | Literal["all"]  # units at the end of the backbone that train
 
 @dataclass(frozen=True)
 class Block:
-    """A run of units.
+    """Consecutive units.
 
     Attributes:
-        name: of the architecture, or of its first layer that multiplies.
+        name: given by the architecture, or else that of its first layer with a kernel.
         first: the position of its first unit.
         size: how many units it has.
     """

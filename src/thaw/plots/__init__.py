@@ -1,4 +1,4 @@
-"""Figures: numbers and pictures come in, Matplotlib figures go out, drawn at the size that a page shows them in.
+"""Figures: numbers and images in, Matplotlib figures out, drawn at the size in which they are displayed.
 
-May use the modules at the bottom only.
+Imports only the base modules.
 """

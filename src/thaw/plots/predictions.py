@@ -1,10 +1,10 @@
-"""Pictures of pictures: what a model says of them and where it looked, and a batch as training sees it."""
+"""Figures of images: predictions with Grad-CAM heat maps, and augmented training batches."""
 
 import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,24 +12,61 @@ from matplotlib.figure import Figure
 
 from thaw.plots.style import GREEN, GREY, LIGHT, RED, SIZE, STYLE, save, short
 
-if TYPE_CHECKING:
-    from thaw.classifier import Answer
-
-
 PAGE = 12  # pictures on one page
 MOST = 120  # pictures that are drawn at all
 
 
-def pages(answers: Sequence["Answer"], summary: str) -> Iterator[Figure]:
-    """Pictures with what a model says of them, twelve on a page: framed green if it is right, orange if it is wrong.
+@dataclass(frozen=True)
+class Classified:
+    """A picture with the classes that a model predicts for it.
 
-    Where Grad-CAM was asked for, it stands beside the photograph, at the photograph's own sharpness.
+    Attributes:
+        name: of the picture.
+        image: uint8 (height, width, 3), the picture in its own aspect ratio; None beyond those that are drawn.
+        top: the most probable classes with their probabilities, in order.
+        truth: its class, if the model knows it.
+        of_truth: the probability of that class; 0 if it is not known.
+        heat: float32 (height, width) in [0, 1], the Grad-CAM heat map; None if not requested, or for pictures beyond
+            those that are drawn.
+    """
+
+    name: str
+    image: np.ndarray | None
+    top: list[tuple[str, float]]
+    truth: str | None
+    of_truth: float
+    heat: np.ndarray | None
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the most probable class is the true one; None if that is not known."""
+        return None if self.truth is None else self.truth == self.top[0][0]
+
+    @property
+    def summary(self) -> str:
+        """For people."""
+        classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
+        if self.is_right is None:
+            return f"{self.name}: {classes}"
+        return f"{self.name}: {classes} ({'right' if self.is_right else f'wrong, it is {self.truth}'})"
+
+    def line(self) -> dict:
+        """For programs."""
+        (name, probability), *_ = self.top
+        top = [{"class": each, "probability": value} for each, value in self.top]
+        return {"file": self.name, "class": name, "probability": probability, "top": top, "true": self.truth}
+
+
+def pages(classified: Sequence[Classified], summary: str) -> Iterator[Figure]:
+    """Images with their predictions, twelve per page: framed green if correct, orange if wrong.
+
+    With Grad-CAM, the heat map is drawn beside the image, over a full-resolution copy of it.
 
     Args:
-        answers: at most `MOST` are drawn.
+        classified: at most `MOST` are drawn.
         summary: how many are right, above the first page.
     """
-    drawn = list(answers)[:MOST]
+    drawn = list(classified)[:MOST]
     for first in range(0, len(drawn), PAGE):
         yield _page(drawn[first : first + PAGE], summary)
 
@@ -43,57 +80,56 @@ def save_pages(figures: Iterable[Figure], path: Path) -> list[Path]:
     return paths
 
 
-def _page(answers: Sequence["Answer"], summary: str) -> Figure:
-    explained = answers[0].heat is not None
-    columns = min(2 if explained else 4, len(answers))
-    lines = math.ceil(len(answers) / columns)
+def _page(classified: Sequence[Classified], summary: str) -> Figure:
+    explained = classified[0].heat is not None
+    columns = min(2 if explained else 4, len(classified))
+    lines = math.ceil(len(classified) / columns)
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=((5.2 if explained else 2.7) * columns, 3.5 * lines + 0.3), layout="constrained")
         figure.suptitle(summary)
         cells = figure.subfigures(lines, columns, squeeze=False)
-        for cell, answer in zip(cells.flat, answers, strict=False):
-            _answer(cell, answer)
+        for cell, each in zip(cells.flat, classified, strict=False):
+            _cell(cell, each)
         return figure
 
 
-def _answer(cell, answer: "Answer") -> None:
-    grid = cell.add_gridspec(2, 2 if answer.heat is not None else 1, height_ratios=[4, 1])
+def _cell(cell, drawn: Classified) -> None:
+    grid = cell.add_gridspec(2, 2 if drawn.heat is not None else 1, height_ratios=[4, 1])
     picture, bars = cell.add_subplot(grid[0, 0]), cell.add_subplot(grid[1, :])
-    best, probability = answer.top[0]
-    right = None if answer.truth is None else answer.truth == best
-    colour = GREY if right is None else GREEN if right else RED
-    picture.imshow(answer.photograph)
+    best, probability = drawn.top[0]
+    colour = GREY if drawn.is_right is None else GREEN if drawn.is_right else RED
+    picture.imshow(drawn.image)
     axes = [picture]
-    if answer.heat is not None:
+    if drawn.image is not None and drawn.heat is not None:
         axes.append(cell.add_subplot(grid[0, 1]))
-        axes[1].imshow(_overlaid(answer.photograph, answer.heat))
+        axes[1].imshow(_overlaid(drawn.image, drawn.heat))
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set(visible=True, color=colour, linewidth=3)
-    if right is False:
-        title = f"predicted {short(best)}, true {short(answer.truth)} ({answer.of_truth:.2f})"
-    else:
-        title = f"{short(best)} ({probability:.2f})"
+    title = f"{short(best)} ({probability:.2f})"
+    if drawn.truth is not None and not drawn.is_right:
+        title = f"predicted {short(best)}, true {short(drawn.truth)} ({drawn.of_truth:.2f})"
     cell.suptitle(
-        textwrap.fill(title, 34 if answer.heat is None else 60), fontsize=SIZE, color=colour if right is False else None
-    )
-    names = [name for name, _ in answer.top]
-    bars.barh(range(len(names)), [value for _, value in answer.top], color=[colour, *[LIGHT] * len(names)])
-    for place, (name, value) in enumerate(answer.top):
+        textwrap.fill(title, 34 if drawn.heat is None else 60),
+        fontsize=SIZE, color=colour if drawn.is_right is False else None,
+    )  # fmt: skip
+    names = [name for name, _ in drawn.top]
+    bars.barh(range(len(names)), [value for _, value in drawn.top], color=[colour, *[LIGHT] * len(names)])
+    for place, (name, value) in enumerate(drawn.top):
         bars.text(0.02, place, f"{short(name)} {100 * value:.0f} %", va="center")
     bars.invert_yaxis()
     bars.set(xlim=(0, 1), xticks=[], yticks=[])
     bars.spines[:].set_visible(False)
 
 
-def _overlaid(photograph: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The heat map in colour over the photograph in grey, float (height, width, 3) in [0, 1].
+def _overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """The heat map in colour over the image in grey, float (height, width, 3) in [0, 1].
 
     Args:
-        photograph: uint8 (height, width, 3).
+        image: uint8 (height, width, 3).
         heat: float32 (height, width) in [0, 1].
     """
-    grey = (photograph.astype(float) @ [0.299, 0.587, 0.114] / 255)[..., np.newaxis]
+    grey = (image.astype(float) @ [0.299, 0.587, 0.114] / 255)[..., np.newaxis]
     weight = 0.75 * np.sqrt(heat)[..., np.newaxis]
     return np.clip((1 - weight) * (0.25 + 0.75 * grey) + weight * plt.get_cmap("turbo")(heat)[..., :3], 0, 1)
 

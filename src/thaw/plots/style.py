@@ -1,4 +1,4 @@
-"""One style for all figures: one text size, colours that people with any colour vision tell apart, PNG and SVG."""
+"""One style for all figures: one text size, colour-blind-safe colours, PNG and SVG."""
 
 import contextlib
 import io
@@ -46,9 +46,8 @@ FALLBACKS = (  # for scripts that DejaVu Sans lacks, on Linux, macOS and Windows
 def _installed() -> list[str]:
     """The installed fallbacks, including fonts newer than Matplotlib's font cache."""
     fonts = font_manager.fontManager
-    if (
-        not set(FALLBACKS) & set(fonts.get_font_names()) and sys.platform != "darwin"
-    ):  # which takes seconds to list them
+    # Not on macOS, where listing fonts takes seconds.
+    if not set(FALLBACKS) & set(fonts.get_font_names()) and sys.platform != "darwin":
         listed = {font.fname for font in fonts.ttflist}
         for path in sorted(set(font_manager.findSystemFonts()) - listed):
             with contextlib.suppress(Exception):  # not a font that Matplotlib reads

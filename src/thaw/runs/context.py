@@ -1,4 +1,4 @@
-"""What a run knows of the command that it belongs to, and where its files lie."""
+"""The context of a run: its command, its sweep, and its folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -32,7 +32,7 @@ class Outcome:
         place: its folder in the store, which has its journal.
         error: why it failed.
         note: what a person should know of the result, such as that fine-tuning did not help.
-        reused: what was there before this command: the run, a stage, some epochs; None: nothing.
+        reused: what an earlier command had already trained: the run, a stage, some epochs; None: nothing.
     """
 
     name: str
@@ -92,8 +92,8 @@ def find_finished(
     """The outcome of a run that is finished and was not deleted in MLflow; found without TensorFlow.
 
     Args:
-        weights: `weights.source`. What `auto` comes to is only known once the network is built; a run from random
-            weights counts as long as no others can be downloaded.
+        weights: `weights.source`. What `auto` resolves to is only known once the network is built; a run from random
+            weights counts as long as ImageNet weights cannot be downloaded.
         folder: (imagenet, random or file) -> the folder of the run.
         name: of the run.
         choices: of the run.

@@ -30,7 +30,21 @@ from thaw.plots.training import confusion_matrix, learning_curves
 from thaw.runs.context import Context
 from thaw.tracking.journal import Record
 from thaw.tracking.markdown import code_block
-from thaw.tracking.names import COMMAND, DETAIL, KEPT_STAGE, KIND, NOTE, REMARK, STAGES, TEST, VALIDATION, stage_tag
+from thaw.tracking.names import (
+    CLEAN,
+    COMMAND,
+    COMMIT,
+    DETAIL,
+    KEPT_STAGE,
+    KIND,
+    NOTE,
+    REMARK,
+    SIZE,
+    STAGES,
+    TEST,
+    VALIDATION,
+    stage_tag,
+)
 from thaw.tracking.sender import Sent
 from thaw.training.checkpoints import StageResult
 from thaw.training.evaluation import Evaluation
@@ -50,7 +64,9 @@ def opening(context: Context, uri: str, experiment: str, began: float, root: Pat
         began: when the run began, of `time.perf_counter`.
         root: of the checkout.
     """
-    tags = {COMMAND: context.command, KIND: "run", **provenance.git_tags(root)}
+    tags = {COMMAND: context.command, KIND: "run"}
+    if state := provenance.git_state(root):
+        tags |= {COMMIT: state[0], CLEAN: str(state[1]).lower()}
     parent = context.sweep.name if context.sweep else None
     milliseconds = int(1000 * (time.time() - time.perf_counter() + began))
     return {
@@ -176,7 +192,7 @@ def record_reuse(record: Record, stage: Stage, result: StageResult) -> None:
 
 @dataclass(frozen=True)
 class Results:
-    """What came of a run.
+    """The results of a run.
 
     Attributes:
         stages: that were trained, in order.
@@ -223,7 +239,7 @@ class Results:
 
     @property
     def remark(self) -> str:
-        """That a later stage left worse weights than an earlier one; empty if it did not."""
+        """A note if the last stage did not lower the validation loss; empty if it did."""
         losses = [result.history[result.selected_epoch]["val_loss"] for result in self.by_stage.values()]
         *earlier, last = losses
         if not any(not loss > last for loss in earlier):  # NaN is no better, either
@@ -244,7 +260,7 @@ def record_results(
     about: str,
     began: float,
 ) -> None:
-    """Record what came of a run: figures, tables, the model, metrics, the outcome.
+    """Record the results of a run: figures, tables, the model, metrics and the outcome.
 
     Args:
         record: of the run.
@@ -278,7 +294,7 @@ def record_results(
             "kept_epoch": results.selected.first_epoch + results.selected_result.selected_epoch,
             "wall_seconds": wall_seconds,
             **_speed(results, training),
-            "trainable_parameters": _trainable_parameters(network, results.stages[-1].depth),
+            SIZE: _trainable_parameters(network, results.stages[-1].depth),
         }
     )
     record.outcome = {

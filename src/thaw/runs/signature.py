@@ -46,7 +46,7 @@ def of_run(settings: dict, dataset: Dataset, weights: str, path: str | None, sto
             hash of what Keras downloads, the seed and the images it determines their bytes; a file is hashed.
         path: of that file.
         store: keeps the hashes of files.
-        devices: what `training.strategy` comes to, as `Devices.key`.
+        devices: that `training.strategy` resolves to, as `Devices.key`.
 
     Returns:
         64 hexadecimal digits.

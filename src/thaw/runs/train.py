@@ -81,7 +81,8 @@ def train(config: Config, context: Context) -> Outcome:
         with sender.Sender(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             report.phase("building the network")
             stages = plan_stages(config.training, config.unfreeze, backbone)
-            training = {each.name: fraction(dataset.train, each.settings.fraction, config.seed) for each in stages}
+            shares = {each.name: each.settings.fraction or config.fraction for each in stages}
+            training = {name: fraction(dataset.train, share, config.seed) for name, share in shares.items()}
             if config.training.class_weights:
                 stages = [replace(each, class_weights=class_weights(training[each.name].labels)) for each in stages]
             most = max(map(len, training.values()))

@@ -1,4 +1,4 @@
-"""Recorded models at work: choosing a run and pictures (`selection`), and classifying them (`classifier`).
+"""Inference with recorded models: choosing a run and images (`selection`), and classifying them (`classifier`).
 
-In: a recorded run, pictures. Out: answers. May use everything but runs, sweeps and the command line.
+In: a recorded run, images. Out: predictions. May use everything but runs, sweeps and the command line.
 """

@@ -1,4 +1,4 @@
-"""A recorded model at work: classes and probabilities of pictures, and where in a picture they come from."""
+"""Inference with a recorded model: class probabilities, and Grad-CAM heat maps."""
 
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from thaw.errors import ThawError, one_line
 from thaw.modalities.images.explain import grad_cam, resized
 from thaw.modalities.images.modality import Images
 from thaw.models.graph import at_pooling
-from thaw.plots.predictions import MOST
+from thaw.plots.predictions import MOST, Classified
 from thaw.serving.selection import Picture, recorded_config
 from thaw.tracking import reader
 from thaw.tracking.store import Store
@@ -37,43 +37,6 @@ class Classifier:
     model: keras.Model
     class_names: tuple[str, ...]
     modality: Images
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The model's answer for one picture.
-
-    Attributes:
-        name: of the picture.
-        photograph: uint8 (height, width, 3), the picture in its own aspect ratio; None beyond those that are drawn.
-        top: the most probable classes with their probabilities, in order.
-        truth: its class, if the model knows it.
-        of_truth: the probability of that class; 0 if it is not known.
-        heat: float32 (height, width) in [0, 1], where the answer comes from; None if not asked for, or beyond those
-        that
-            are drawn.
-    """
-
-    name: str
-    photograph: np.ndarray | None
-    top: list[tuple[str, float]]
-    truth: str | None
-    of_truth: float
-    heat: np.ndarray | None
-
-    @property
-    def summary(self) -> str:
-        """For people."""
-        classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
-        if self.truth is None:
-            return f"{self.name}: {classes}"
-        return f"{self.name}: {classes} ({'right' if self.truth == self.top[0][0] else f'wrong, it is {self.truth}'})"
-
-    def line(self) -> dict:
-        """For programs."""
-        (name, probability), *_ = self.top
-        top = [{"class": each, "probability": value} for each, value in self.top]
-        return {"file": self.name, "class": name, "probability": probability, "top": top, "true": self.truth}
 
 
 def load(store: Store, run: Run) -> Classifier:
@@ -100,13 +63,13 @@ def load(store: Store, run: Run) -> Classifier:
 
 def classify(
     classifier: Classifier, pictures: list[Picture], top: int, explain: bool
-) -> tuple[list[Answer], list[str]]:
+) -> tuple[list[Classified], list[str]]:
     """Classify pictures.
 
     Returns:
         An answer for each picture that can be read, and a sentence for each that cannot.
     """
-    answers: list[Answer] = []
+    classified: list[Classified] = []
     unreadable: list[str] = []
     batches = [pictures[first : first + BATCH] for first in range(0, len(pictures), BATCH)]
     for batch in progress.counted(batches, "predicting", len(batches), "batches"):
@@ -121,17 +84,17 @@ def classify(
         examples = np.stack([each for _, each in read]).astype(np.float32)
         padded = np.resize(examples, (len(read) + -len(read) % BATCH_MULTIPLE, *examples.shape[1:]))
         probabilities = classifier.model.predict(padded, BATCH, verbose=0)[: len(read)]
-        is_explained = explain and len(answers) < MOST
+        is_explained = explain and len(classified) < MOST
         heats = grad_cam(*at_pooling(classifier.model), examples) if is_explained else [None] * len(read)
         for (picture, _), row, heat in zip(read, probabilities, heats, strict=True):
-            answers.append(_answer(classifier, picture, row, heat, top, is_drawn=len(answers) < MOST))
-    return answers, unreadable
+            classified.append(_classified(classifier, picture, row, heat, top, is_drawn=len(classified) < MOST))
+    return classified, unreadable
 
 
-def _answer(
+def _classified(
     classifier: Classifier, picture: Picture, row: np.ndarray, heat: np.ndarray | None, top: int, is_drawn: bool
-) -> Answer:
-    """The answer for one picture, from its row of probabilities and its heat map."""
+) -> Classified:
+    """One picture with its row of probabilities and its heat map."""
     names = classifier.class_names
     truth = next((each for each in picture.truths if each in names), None)
     of_truth = float(row[names.index(truth)]) if truth else 0.0
@@ -139,4 +102,4 @@ def _answer(
     photograph = classifier.modality.show(picture.source, DRAWN) if is_drawn else None
     if photograph is not None and heat is not None:
         heat = resized(heat, photograph.shape[:2])
-    return Answer(picture.name, photograph, best, truth, of_truth, heat)
+    return Classified(picture.name, photograph, best, truth, of_truth, heat)

@@ -85,7 +85,7 @@ def files(given: list[str]) -> list[Picture]:
 
 
 def _below(folder: Path) -> list[Picture]:
-    """Every file in a folder but annotations; what is no picture is reported when it is read."""
+    """Every file in a folder but annotations; what is not an image is reported when it is read."""
     real, unreadable = Path(os.path.abspath(folder)), dict[str, str]()
     below = [each.relative_to(real) for each in source.files(real, real.parent, unreadable)]
     below = [each for each in below if each.suffix.lower() not in source.ANNOTATIONS and not is_drawing(real / each)]
@@ -124,7 +124,7 @@ def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, reader.Pred
     place = {name: index for index, name in enumerate(part.names)}
     answers = reader.predictions(store.client, run.info.run_id)
     if not answers:
-        raise ThawError("The run has recorded no answers, or they are lost; ask about files")
+        raise ThawError("The run has no recorded predictions, or they are lost; give image files instead")
     least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
     return [(Picture(answer.file, part.images[place[answer.file]], (answer.truth,)), answer) for answer in least]
 
@@ -160,5 +160,5 @@ def _dataset(store: Store, run: Run) -> Dataset:
     (recorded,) = run.inputs.dataset_inputs if run.inputs else []
     contents = {tag.key: tag.value for tag in recorded.tags}.get("contents", dataset.contents)
     if (recorded.dataset.digest, contents) != (dataset.digest(), dataset.contents):
-        raise ThawError(f"{dataset.name} has changed since the run; ask about files instead")
+        raise ThawError(f"{dataset.name} has changed since the run; give image files instead")
     return dataset

@@ -1,7 +1,7 @@
 """Journals: what a run or a sweep records, on disk first, as an append-only file of lines.
 
-Each line has a checksum. A damaged line keeps its place, as lines are counted; if the first one is damaged, the whole
-journal is lost. Nothing here knows MLflow; `sender` sends the lines there.
+Each line has a checksum. A damaged line is kept, since `sender` counts lines; if the first one is damaged, the whole
+journal is lost. This module is independent of MLflow; `sender` sends the lines there.
 """
 
 import contextlib

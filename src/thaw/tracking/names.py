@@ -9,6 +9,8 @@ STAGES = "thaw.stages"  # the names of a run's stages, in order; each has a tag 
 REMARK = "thaw.note"  # what a person should know of a result
 KEPT_STAGE = "thaw.kept_stage"  # whose weights were tested
 ERROR = "thaw.error"
+COMMIT = "mlflow.source.git.commit"
+CLEAN = "thaw.git_clean"  # whether the tree was that of the commit
 JOURNAL = "thaw.journal"  # which journal a run was sent from
 SWEPT = "swept."  # prefix of the tags of a sweep: its keys with their values
 PARENT = "mlflow.parentRunId"
@@ -21,9 +23,10 @@ SHORT = ("backbone", "weights", "dataset", "fraction", "augmentation", "unfreeze
 VALIDATION = "kept_val_accuracy"  # orders runs; so nothing is chosen on the test split
 TEST = "test_accuracy"
 COST = "training_seconds"
+SIZE = "trainable_parameters"
 RUNS, SWEEPS = f"tags.`{KIND}` = 'run'", f"tags.`{KIND}` = 'sweep'"  # filters
 NEWEST_FIRST = ["start_time DESC"]
-BEST_FIRST = [f"metrics.`{VALIDATION}` DESC", "metrics.`trainable_parameters` ASC"]  # of equal ones the simplest
+BEST_FIRST = [f"metrics.`{VALIDATION}` DESC", "metrics.`{SIZE}` ASC"]  # of equal ones the simplest
 
 
 def stage_tag(name: str) -> str:

@@ -1,8 +1,8 @@
 """Replays journals to MLflow in order, with retries, idempotently.
 
 Training never depends on the tracking server. What could not be sent stays in the journal and is sent by the next
-command, or by `make sync`. A refusal counts only if the run takes another line, as it may come from a proxy. Before a
-run ends, everything that a server seemed to take is looked up.
+command, or by `make sync`. A rejection counts only if the run accepts another line, as a proxy may have rejected it.
+Before a run ends, everything that a server seemed to accept is verified.
 """
 
 import contextlib
@@ -128,7 +128,7 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
 
 
 def _refusal(line: dict, before: list[dict], folder: Path, sent: Sent, store: Store) -> str:
-    """Send a line; returns why MLflow refuses it, twice and answering for itself in between, or nothing."""
+    """Send a line; returns why MLflow rejected it (twice, and not a proxy in its place), or an empty string."""
     for _ in range(2):
         try:
             if line["kind"] == "end" and not store.artifacts:
@@ -194,12 +194,12 @@ def _look_up(lines: list[dict], folder: Path, sent: Sent, store: Store) -> None:
 
 
 def _files(line: dict, folder: Path) -> Path:
-    """The folder in the run's own of which a line speaks, whatever else a damaged one may say."""
+    """The folder that a line refers to: always directly inside the run's folder, even if the line is damaged."""
     return folder / Path(line["folder"]).name
 
 
 def _names(line: dict, folder: Path) -> set[str]:
-    """What lies in it; nothing where it was sent before the run was opened once more."""
+    """The names of the files in it; empty if they were already sent and deleted."""
     files = _files(line, folder)
     return {each.name for each in files.iterdir()} if files.is_dir() else set()
 

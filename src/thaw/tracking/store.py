@@ -22,7 +22,7 @@ MODE = "workflowType=machine_learning"  # without it a new browser opens MLflow'
 UI = "http://127.0.0.1:5000"  # where `make ui` listens
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# How the layers below say that nobody answers, in contrast to an answer that is a refusal.
+# Error messages of an unreachable server, as opposed to one that rejects the request.
 UNREACHABLE = (
     r"refused|NewConnection|Max retries|timed out|timeout|Name or service|translate host|RemoteDisconnected|50[234]"
 )
@@ -131,14 +131,14 @@ def connect(given: str | None, root: str | Path, experiment: str | None = None) 
         deleted = experiment and _is_deleted(store.client.get_experiment_by_name(experiment))
     except ImportError as error:
         raise ThawError(
-            f"tracking.uri={redact(uri)} needs {error.name}, which is not installed; give pip install -e '.[server]'"
+            f"tracking.uri={redact(uri)} needs {error.name}, which is not installed; run pip install -e '.[server]'"
         ) from error
     except Exception as error:
         if message := user_message(error):  # the disk is full, or the file cannot be opened
             raise ThawError(message) from error
         reason = one_line(error, 200)
         if not re.search(UNREACHABLE, str(error)):
-            raise ThawError(f"tracking.uri={redact(uri)} refuses ({reason}); mend it or give another") from error
+            raise ThawError(f"tracking.uri={redact(uri)} failed ({reason}); fix it or give another") from error
         if re.search("refused|NewConnection", str(error)):
             reason = "nothing listens there"
         logger.warning(

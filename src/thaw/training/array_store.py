@@ -1,7 +1,7 @@
 """Arrays on disk, computed once by one process: the storage of the feature cache.
 
-An entry is named by everything its numbers depend on. It is written beside its place and renamed, verified before it is
-used, locked while it is in use, and the least recently used entries are removed when the store is full.
+The name of an entry is a hash of everything that its values depend on. Entries are written atomically, verified before
+use, and locked while in use. When the store is full, the least recently used ones are evicted.
 """
 
 import contextlib
@@ -168,7 +168,7 @@ class ArrayStore:
 
 
 def remove_unused(folder: Path, since: float | None) -> int:
-    """Remove the entries last used before `since` (ms since 1970; None: all), but none that is in use; their bytes."""
+    """Remove entries last used before `since` (ms since 1970; None: all), unless in use; returns the bytes freed."""
     removed = 0
     for entry in sorted(folder.glob("*")):
         if entry.name == "locks":

@@ -1,7 +1,7 @@
 """Examples -> float32 batches, the same way in training, evaluation and serving.
 
-CPU kernels give an example the same bits in batches of 8, 16, 24, ... examples, and others in odd batches. So the last
-batch is padded to a multiple of 8, with examples of weight 0.
+CPU kernels compute bit-identical results for an example in batches of 8, 16, 24, ... examples, but not in other batch
+sizes. So the last batch is padded to a multiple of 8 with examples of weight 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,12 +83,12 @@ def training_batches(
 
 def evaluation_batches(split: Split, modality: Images, batch_size: int) -> tf.data.Dataset:
     """Every example of `split` once, in order and unaugmented; batches as in `training_batches`."""
-    return _in_order(split, modality, batch_size, PLAIN, None)
+    return view_batches(split, modality, batch_size, PLAIN, None)
 
 
 def view_batches(split: Split, modality: Images, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
     """One view of every example of `split`, in order; batches as in `training_batches`."""
-    return _in_order(split, modality, batch_size, views, number)
+    return _examples(lambda: [(np.arange(len(split)), number)], 1, split, modality, batch_size, views)
 
 
 def array_batches(
@@ -132,10 +132,10 @@ def one_or_tuple(tensors: Sequence):
 
 
 def prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """The same batches, some of which are ready before they are asked for.
+    """Prefetch a fixed number of batches, with autotuning off.
 
-    TensorFlow does not tune how many. Its tuning thread sleeps twice as long each time, and the end of an iterator
-    waits for it: training would now and then take up to twice as long.
+    TensorFlow's autotuning thread doubles its sleep each time, and closing an iterator waits for it: training would
+    occasionally take up to twice as long.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -159,10 +159,6 @@ def _pad_to_multiple(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np
     return np.resize(order, len(weights)), weights
 
 
-def _in_order(split: Split, modality: Images, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
-    return _examples(lambda: [(np.arange(len(split)), number)], 1, split, modality, batch_size, views)
-
-
 def _examples(
     shown: Callable[[], Iterable[tuple[np.ndarray, int | None]]],
     epochs: int,
@@ -176,7 +172,7 @@ def _examples(
     plain = views.number(0) is None
 
     def load(row, weight, number):
-        # Stateless, or deterministic ops would read one example at a time.
+        # stateful=False: with deterministic ops, a stateful function would read one example at a time.
         decoded = tf.numpy_function(lambda i: modality.read(split.images[i]), [row], tf.uint8, stateful=False)
         tensor = modality.tensor(decoded)
         if not plain:

@@ -23,7 +23,7 @@ def has_stalled(history: list[dict[str, float]], patience: int | None) -> bool:
 def replay(
     callbacks: Sequence[keras.callbacks.Callback], model: keras.Model, stage: Stage, history: list[dict], found: str
 ) -> None:
-    """Show callbacks the epochs that were trained before; `params["found"]` is then `found`."""
+    """Replay the epochs that were trained before to callbacks, with `params["found"]` set to `found`."""
     if history:
         told = keras.callbacks.CallbackList(list(callbacks), model=model, found=found)
         told.on_train_begin()
@@ -74,7 +74,7 @@ class InputWait(keras.callbacks.Callback):
         return batches.map(passed).with_options(options)
 
     def set_model(self, model):
-        """Keep no reference: TensorFlow keeps what a dataset calls until the process ends, and this with it."""
+        """Do not keep the model: TensorFlow never frees functions called by a dataset, nor this object with them."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self.seconds = 0.0

@@ -1,4 +1,4 @@
-"""The state of a stage on disk: what its training resumes from, its best weights, and its result.
+"""Checkpoints of a stage: the state that training resumes from, the best weights, and the result.
 
 Writes are atomic, and files have digests. Damaged files are set aside, and the stage is trained again.
 """
@@ -113,7 +113,7 @@ def _tidy(folder: Path) -> None:
 
 
 class Best(keras.callbacks.ModelCheckpoint):
-    """A `ModelCheckpoint` of the best epoch, one file each, which knows the epochs before a resume.
+    """Like `ModelCheckpoint(save_best_only=True)`, but aware of the epochs before a resume; one file per best epoch.
 
     Args:
         folder: of the stage.
@@ -174,7 +174,7 @@ def _largest_size(model: keras.Model) -> int:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether every member of an NPZ file has the checksum that it was written with."""
+    """Whether every member of an NPZ file passes its CRC check."""
     with path.open("rb"):  # an unreadable file is not damaged
         pass
     try:

@@ -1,4 +1,4 @@
-"""How good a network is on a split: metrics, confusion matrix, and its answer for every example."""
+"""Evaluation of a network on a split: metrics, confusion matrix, and the prediction for every example."""
 
 import csv
 from collections.abc import Iterable

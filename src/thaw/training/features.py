@@ -44,14 +44,14 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """What crosses the cuts of one network. As a context it keeps the arrays in use from being removed.
+    """Cached features at the cuts of one network. As a context manager, keeps entries in use from being evicted.
 
     Args:
-        folder: has one folder for each entry.
-        settings: whether to keep anything, how much, and as which type.
-        network: whose frozen layers these are.
-        depths: those that the runs of a sweep unfreeze. Examples are read once for the deepest; what crosses nearer to
-            the end is computed from there.
+        folder: of the cache, with one subfolder per entry.
+        settings: whether to cache, the size limit, and the dtype.
+        network: whose frozen layers are computed.
+        depths: unfrozen by the runs of a sweep. Examples are read once, for the deepest; features of shallower cuts are
+            computed from its features.
     """
 
     def __init__(self, folder: Path, settings: schema.Activations, network: Network, depths: list[Depth]):

@@ -1,7 +1,7 @@
 """The fit of one stage: the only place that calls `fit`.
 
-A stage keeps its state in a folder named by its signature. Given again, it continues after the last epoch that was
-finished there, or returns its result.
+A stage keeps its checkpoints in a folder named by its signature. A later call with that folder resumes after the last
+completed epoch, or returns the stored result.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ from thaw.training.stages import Stage
 
 @dataclass(frozen=True)
 class Batches:
-    """What a stage is fed.
+    """The input pipelines of a stage.
 
     Attributes:
-        training: epochs -> their batches in a row: what the tail of the cut takes, labels and weights.
-        validation: gives batches of the same kind.
+        training: epochs -> the batches of all of them: inputs of the cut's tail, labels and sample weights.
+        validation: returns batches of the same structure.
     """
 
     training: Callable[[range], tf.data.Dataset]

@@ -1,4 +1,4 @@
-"""The loss that training minimizes: cross-entropy, with class weights, and divided correctly among several devices."""
+"""The training loss: cross-entropy with optional class weights, averaged correctly over several devices."""
 
 import keras
 import tensorflow as tf
@@ -12,7 +12,7 @@ def build_loss(class_weights: tuple[float, ...] | None) -> keras.Loss:
 
 
 class ClassWeighted(keras.losses.Loss):
-    """Cross-entropy in which each example weighs as its class does."""
+    """Cross-entropy weighted by the true class of each example."""
 
     def __init__(self, class_weights: tuple[float, ...]):
         super().__init__(reduction="mean_with_sample_weight")
@@ -24,9 +24,9 @@ class ClassWeighted(keras.losses.Loss):
 
 
 class MeanOverReplicas(keras.losses.Loss):
-    """The mean over a batch that several devices share, where each would average over its own part.
+    """The mean over a global batch, where each replica would average over its own shard.
 
-    The parts differ in how many of their examples only pad the batch, with weight 0.
+    Shards may contain different numbers of padding examples, which have weight 0.
     """
 
     def __init__(self, mean: keras.losses.Loss):

@@ -42,10 +42,10 @@ def plan_stages(training: schema.Training, unfreeze: schema.Unfreeze, backbone: 
     """The stages of a run, in order.
 
     A stage trains as deep as its own `unfreeze`, but no deeper than the run's. It is skipped if it has no epochs, or if
-    that limit leaves it nothing that the stage before has not trained already.
+    within that limit it would train no more layers than the previous stage.
 
     Raises:
-        ThawError: the backbone has fewer units or blocks, or all stages are skipped.
+        ThawError: the backbone has fewer units or blocks.
     """
     architecture, blocks = backbone.name, backbone.blocks
     limit = resolve(unfreeze, blocks, architecture)

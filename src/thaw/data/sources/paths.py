@@ -10,10 +10,10 @@ SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")  # of the kernel, some without an end
 
 
 def existing_path(key: str, given: str | None) -> Path:
-    """The path that a key has, as far as it can be looked at.
+    """The path that a key is set to; it may be missing, but not unreadable.
 
     Raises:
-        ThawError: there is none, it cannot be read, or it is the kernel's.
+        ThawError: the key has no value, or its path cannot be read or is a system folder.
     """
     if not given:
         raise ThawError(f"{key} has no value; give one with {key}=...")

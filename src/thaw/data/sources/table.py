@@ -132,7 +132,7 @@ def _rows(path: Path, wanted: set[str]) -> tuple[list[Row], list[str], dict[str,
     except UnicodeDecodeError as error:
         raise ThawError(f"dataset.path={path} cannot be read as a table: it is not UTF-8; save it as UTF-8") from error
     except Exception as error:  # of a file that only ends like a table
-        raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); mend it") from error
+        raise ThawError(f"dataset.path={path} cannot be read as a table ({error}); fix it") from error
     if twice := sorted(name for name, count in Counter(columns).items() if count > 1 and name in wanted):
         raise ThawError(f"dataset.path={path} has several columns {twice[0]}; rename or remove one")
     return [(number, row) for number, row in rows if any(row.values())], columns, rejected

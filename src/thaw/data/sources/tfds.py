@@ -33,7 +33,7 @@ def listing(dataset: schema.Dataset, store: Path) -> Listing:
         raise ThawError(f"dataset.name={dataset.name} cannot be loaded from TensorFlow Datasets: {error}") from error
     for name, fits in (("image", _is_image), ("label", _is_number)):
         if name not in builder.info.features or not fits(builder.info.features[name]):
-            raise ThawError(f"{dataset.name} has no {name} that is one; give a dataset of images with one label each")
+            raise ThawError(f"{dataset.name} has no usable {name} feature; choose a dataset with an image and a label")
     paths = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
     state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.exists()]
     digest = hashlib.sha256(f"{builder.info.full_name} {state}".encode()).hexdigest()[:10]

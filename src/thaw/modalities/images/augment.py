@@ -1,4 +1,4 @@
-"""Views: augmented images that are a fixed function of their number, in whatever order they are computed."""
+"""Stateless augmentation: a view is a pure function of the seed, the image and the number of the view."""
 
 import math
 

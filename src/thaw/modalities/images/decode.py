@@ -151,7 +151,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     with contextlib.suppress(Exception):  # unreadable EXIF; the pixels may be fine
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip to the dark end
+    if image.mode.startswith("I"):  # 16-bit grey: `convert` would turn all values above 255 white
         values = np.asarray(image)
         grey = np.empty(values.shape, np.uint8)
         for row in range(len(grey)):  # row by row: temporary arrays would multiply the memory

@@ -1,4 +1,4 @@
-"""Where in an image an answer comes from."""
+"""Grad-CAM: the image regions that a prediction depends on."""
 
 from collections.abc import Sequence
 

@@ -61,10 +61,6 @@ class Images:
         """The input of a network."""
         return keras.Input(self.shape, name="pixels")
 
-    def spec(self) -> tf.TensorSpec:
-        """A batch of tensors."""
-        return tf.TensorSpec((None, *self.shape), tf.float32)
-
     def read(self, source: Path | np.ndarray) -> np.ndarray:
         """Decode one example.
 
@@ -87,5 +83,5 @@ class Images:
 
 
 def changes(policy: Augmentation) -> bool:
-    """Whether views under this policy differ from their images."""
-    return bool(policy.flip or policy.rotation or policy.zoom or policy.translation)
+    """Whether views under this policy differ from their images: some setting is not off."""
+    return any(policy.model_dump(exclude={"name", "views"}).values())

@@ -1,3 +1,4 @@
-"""Where architectures come from, one library a module: `build` gives a `Backbone` whose weights are still to be loaded,
-except for those that the library downloads with the architecture.
+"""Sources of backbones, one module per library: `build` returns a `Backbone` with its weights loaded.
+
+Random weights are completed by `thaw.models.weights.initialize`.
 """

@@ -1,6 +1,6 @@
-"""What trains several runs at once: processes of this machine, jobs of SLURM, tasks of Ray.
+"""Engines that execute runs in parallel: local processes, SLURM jobs, Ray tasks.
 
-Each module has `Settings`, the keys of its launcher, and `run`, which takes calls without arguments and yields, as each
-call ends, its number and what it returned, or the exception that says how its process was lost. Engines know nothing of
-Hydra or of runs. Closing the iterator cancels the remaining calls.
+Each module has `Settings`, the keys of its launcher, and `run`, which takes callables without arguments and yields, as
+each one ends, its number and its result, or an exception that says how its process died. Engines are independent of
+Hydra and of runs. Closing the iterator cancels the remaining calls.
 """

@@ -32,10 +32,10 @@ def check_engine(launcher: DictConfig | str) -> None:
     package = PACKAGES.get(engine)
     if package and not find_spec(package):
         raise ThawError(
-            f"hydra/launcher={engine} needs {package}, which is not installed; give pip install -e '.[{engine}]'"
+            f"hydra/launcher={engine} needs {package}, which is not installed; run pip install -e '.[{engine}]'"
         )
     if engine == "slurm" and not shutil.which("sbatch"):
-        raise ThawError("hydra/launcher=slurm: there is no sbatch here; give the command where jobs are submitted")
+        raise ThawError("hydra/launcher=slurm: sbatch was not found; run the command on a host that submits jobs")
     try:
         ENGINES[engine].Settings.model_validate(settings)
     except ValidationError as error:

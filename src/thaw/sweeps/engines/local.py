@@ -1,6 +1,6 @@
-"""Processes of this machine.
+"""Local worker processes.
 
-They are our own, since in the pools of joblib and of Python one process that dies takes all others with it.
+They are our own, because in the pools of joblib and `concurrent.futures` a process that dies breaks the whole pool.
 """
 
 import contextlib

@@ -61,7 +61,7 @@ def run(
         with executor.batch():
             jobs = [executor.submit(call) for call in calls]
     except submitit.core.utils.FailedJobError as error:
-        raise ThawError(f"SLURM refuses the job ({str(error).strip()}); mend the keys of hydra.launcher") from error
+        raise ThawError(f"SLURM rejected the job ({str(error).strip()}); change the keys of hydra.launcher") from error
     left, looks, gone = dict(enumerate(jobs)), 0, set[int]()
     array = jobs[0].job_id.partition("_")[0]
     try:
