@@ -74,8 +74,8 @@ tensorboard: setup  ## TensorBoard on loopback, with the curves of every run (PO
 	$(BIN)/tensorboard --logdir mlruns/runs --host 127.0.0.1 --port $(PORT)
 
 test: setup-dev  ## the fast tests, with branch coverage
-	$(BIN)/pytest -n 2 --dist worksteal -m "not real and not slow and not browser and not services" \
-	  --cov --cov-report term:skip-covered
+	$(BIN)/python -W ignore:Unable -m slipcover --branch --source src/thaw --skip-covered \
+	  -m pytest -n 2 --dist worksteal -m "not real and not slow and not browser and not services"
 
 test-rest: setup-dev  ## the tests that need minutes, or photographs and weights (THAW_REAL=folder)
 	$(BIN)/pytest -n 2 --dist worksteal -m "real or slow" -rs
@@ -113,5 +113,5 @@ lock: setup  ## requirements.lock and requirements-dev.lock anew from pyproject.
 	  --output-file requirements-dev.lock
 
 clean:  ## remove the environment and caches; what runs left in mlruns/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

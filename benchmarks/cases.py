@@ -85,6 +85,6 @@ def photographs(folder: Path, train: int, validation: int, test: int) -> Path:
                 shutil.copy(real[number], place)
             else:
                 seed = [number, *split.encode()]  # no image in two splits
-                colours = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
-                Image.fromarray(colours).resize((348, 348), Image.Resampling.BICUBIC).save(place, quality=90)
+                colors = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
+                Image.fromarray(colors).resize((348, 348), Image.Resampling.BICUBIC).save(place, quality=90)
     return folder

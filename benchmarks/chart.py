@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from thaw.plots.style import BLUE, GREY, ORANGE, STYLE
+from thaw.plots.style import BLUE, GRAY, ORANGE, STYLE
 
 GROWTH = {"depths": "Depths in the sweep", "epochs": "Epochs a stage", "images": "Training images"}
 
@@ -63,9 +63,9 @@ def draw(results: dict, path: Path) -> None:
         figure, axes = plt.subplots(1, 1 + len(growth), figsize=(6 + 3.2 * len(growth), 4.2), layout="constrained",
                                     width_ratios=[2.0, *[1.0] * len(growth)], squeeze=False)  # fmt: skip
         first, *others = axes[0]
-        for offset, (part, colour) in enumerate((("plain", GREY), ("thaw", BLUE), ("floor", ORANGE))):
+        for offset, (part, color) in enumerate((("plain", GRAY), ("thaw", BLUE), ("floor", ORANGE))):
             places = [place + (1 - offset) * 0.27 for place in range(len(bars))]
-            first.barh(places, [each[part] for _, each in bars], 0.25, color=colour, label=LABELS[part])
+            first.barh(places, [each[part] for _, each in bars], 0.25, color=color, label=LABELS[part])
         first.set_yticks(range(len(bars)), [name for name, _ in bars])
         first.invert_yaxis()
         first.set(xlabel="Seconds for a sweep of three depths")
@@ -73,8 +73,8 @@ def draw(results: dict, path: Path) -> None:
         for axis, group in zip(others, growth, strict=True):
             cases = sorted(results[group].items(), key=lambda case: float(case[0]))
             numbers = [float(name) for name, _ in cases]
-            for part, colour, style in (("plain", GREY, "o-"), ("thaw", BLUE, "s-"), ("floor", ORANGE, "^--")):
-                axis.plot(numbers, [each[part] for _, each in cases], style, color=colour, label=LABELS[part])
+            for part, color, style in (("plain", GRAY, "o-"), ("thaw", BLUE, "s-"), ("floor", ORANGE, "^--")):
+                axis.plot(numbers, [each[part] for _, each in cases], style, color=color, label=LABELS[part])
             axis.set(xlabel=GROWTH[group], ylabel="Seconds")
             axis.set_ylim(bottom=0)
         figure.savefig(path)

@@ -51,7 +51,7 @@ def test_views_stay_in_range_and_borders_are_mirrored_rather_than_black():
         np.testing.assert_allclose(turned, white, rtol=1e-5)
 
 
-def test_the_centre_stays_where_it_is_without_translation():
+def test_the_center_stays_where_it_is_without_translation():
     dot = np.zeros((33, 33, 3), np.float32)
     dot[16, 16] = 255
     turn = policy("standard").model_copy(update={"translation": 0.0})

@@ -285,8 +285,8 @@ def test_the_page_follows_a_dark_screen(page, chromium):
     chromium.execute_cdp_cmd(media, {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
     try:
         opened(chromium, page.as_uri(), "Results, best first")
-        colours = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
-        assert chromium.execute_script(colours) == ["rgb(22, 25, 29)", "rgb(230, 233, 236)"]
+        colors = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
+        assert chromium.execute_script(colors) == ["rgb(22, 25, 29)", "rgb(230, 233, 236)"]
         assert "#1a1d21" not in chromium.execute_script("return document.querySelector('.charts').innerHTML")
     finally:
         chromium.execute_cdp_cmd(media, {"features": []})

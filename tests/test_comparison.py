@@ -359,14 +359,14 @@ def history(head, rest):
     ]
 
 
-def test_a_head_that_runs_share_is_drawn_once_in_grey_with_its_boundary_and_what_was_kept():
+def test_a_head_that_runs_share_is_drawn_once_in_gray_with_its_boundary_and_what_was_kept():
     head = [0.3, 0.4, 0.5]
     curves = [plots.Curve("0", history(head, []), 2), plots.Curve("20", history(head, [0.6, 0.7]), 4)]
     figure = plots.learning_curves(curves, ["0", "20"], "val_accuracy", "Validation accuracy")
     (axis,) = figure.axes
-    grey = [line for line in axis.lines if line.get_color() == style.GREY and len(line.get_xdata()) == 3]
-    assert [list(line.get_ydata()) for line in grey] == [head]
-    assert [list(line.get_xdata()) for line in axis.lines if line.get_color() == style.GREY and line not in grey] == [
+    gray = [line for line in axis.lines if line.get_color() == style.GRAY and len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in gray] == [head]
+    assert [list(line.get_xdata()) for line in axis.lines if line.get_color() == style.GRAY and line not in gray] == [
         [3.5, 3.5]
     ]
     (tuned,) = (line for line in axis.lines if list(line.get_ydata()) == [0.5, 0.6, 0.7])
@@ -376,15 +376,15 @@ def test_a_head_that_runs_share_is_drawn_once_in_grey_with_its_boundary_and_what
     assert {"head, shared", "0", "20", "fine-tuning"} <= set(texts(figure))
 
 
-def test_numbers_have_a_sequence_of_colours_and_names_have_distinct_ones():
+def test_numbers_have_a_sequence_of_colors_and_names_have_distinct_ones():
     from matplotlib.colors import to_rgb
 
-    def light(colour):
-        return sum(to_rgb(colour))
+    def light(color):
+        return sum(to_rgb(color))
 
-    numbers = [light(each) for each in style.colours(["0", "5", "20", "all"]).values()]
+    numbers = [light(each) for each in style.colors(["0", "5", "20", "all"]).values()]
     assert numbers == sorted(numbers)
-    assert list(style.colours(["vgg16", "xception"]).values()) == list(style.NAMES[:2])
+    assert list(style.colors(["vgg16", "xception"]).values()) == list(style.NAMES[:2])
 
 
 def test_every_seed_is_a_dot_and_the_interval_is_named(store, record, monkeypatch):

@@ -15,10 +15,6 @@ NEEDED = {
 }
 ELSEWHERE = ["weights=imagenet", "training=gradual"]
 ELSEWHERE += [f"dataset={name}" for name in ("tfds", "flowers", "food10", "food10_10", "food10_1")]
-LARGE = [f"backbone={name}" for name in ("inceptionv3", "resnet50", "vgg16", "xception")]
-TRAINED = [
-    pytest.param(each, marks=pytest.mark.slow) if each in LARGE else each for each in OPTIONS if each not in ELSEWHERE
-]
 
 
 def test_the_groups_are_those_of_the_design():
@@ -45,7 +41,8 @@ def test_every_option_composes(composed, option):
     assert composed(option, *overrides).backbone.name
 
 
-@pytest.mark.parametrize("option", TRAINED)
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [each for each in OPTIONS if each not in ELSEWHERE])
 def test_every_option_trains_for_one_tiny_epoch(command, pictures, tmp_path, option):
     """Each on the tiny network, but backbones as they are; what needs a network has its test elsewhere."""
     overrides = [each for each in TINY if not (option.startswith("backbone") and each.startswith("backbone"))]

@@ -64,7 +64,7 @@ def png_of(side):
     return whole[:12] + header + zlib.crc32(header).to_bytes(4) + whole[33:]
 
 
-GREY = Image.new("RGB", (64, 48), (200, 200, 200))
+GRAY = Image.new("RGB", (64, 48), (200, 200, 200))
 KINDS = {
     "progressive.jpg": ("JPEG", {"progressive": True}),
     "plain.JPEG": ("JPEG", {}),
@@ -86,7 +86,7 @@ def test_every_format_is_read(tmp_path, name):
     kind = name.rpartition(".")[2].lower()
     if kind in ("webp", "avif") and not features.check(kind):
         pytest.skip(f"Pillow was built without {kind}")
-    content = encoded(GREY, *[KINDS[name][0]], **KINDS[name][1])
+    content = encoded(GRAY, *[KINDS[name][0]], **KINDS[name][1])
     (tmp_path / name).write_bytes(content)
     assert decode.problem(content, 1.0) == ""
     assert np.abs(decode.read(tmp_path / name, 16).astype(int) - 200).max() <= 2
@@ -95,7 +95,7 @@ def test_every_format_is_read(tmp_path, name):
 def test_a_picture_for_which_there_is_no_decoder_says_what_brings_one(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "ENDINGS", decode.ENDINGS - decode.HEIC)
     monkeypatch.setattr(decode, "FORMATS", [each for each in decode.FORMATS if each != "HEIF"])
-    (tmp_path / "a.heic").write_bytes(encoded(GREY, "HEIF"))
+    (tmp_path / "a.heic").write_bytes(encoded(GRAY, "HEIF"))
     assert decode.unreadable(tmp_path / "a.heic") == "is a HEIC image; to read it: pip install -e '.[heic]'"
     with pytest.raises(ThawError, match="a.heic is a HEIC image; to read it: pip install"):
         decode.read(tmp_path / "a.heic", 8)
@@ -106,7 +106,7 @@ def test_notes_and_profiles_of_megabytes_do_no_harm(tmp_path, where):
     notes = PngInfo()
     notes.add_text("notes", "x" * 3_000_000, zip=True)
     options = {"pnginfo": notes} if where == "text" else {"icc_profile": bytes(3_000_000)}
-    content = encoded(GREY, "PNG", **options)
+    content = encoded(GRAY, "PNG", **options)
     (tmp_path / "a.png").write_bytes(content)
     assert decode.problem(content, 1.0) == ""
     assert np.unique(decode.read(tmp_path / "a.png", 16)).tolist() == [200]
@@ -141,7 +141,7 @@ def test_large_pictures_are_checked_in_the_memory_of_one(tmp_path, mode):
     assert float(ran.stdout) < 2.5 * side * side * 4 / 1e6  # megabytes
 
 
-def test_grey_of_16_bit_keeps_its_brightness(tmp_path):
+def test_gray_of_16_bit_keeps_its_brightness(tmp_path):
     Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "a.png")
     assert np.unique(decode.read(tmp_path / "a.png", 8)).tolist() == [40000 >> 8]
 

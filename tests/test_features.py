@@ -358,6 +358,7 @@ with activations(__import__("pathlib").Path(sys.argv[1]), net) as kept:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_need_the_same_activations_compute_them_once(tmp_path):
     program = [sys.executable, "-c", COMPUTE, str(tmp_path), str(ROOT / "src"), str(ROOT / "tests")]
     processes = [subprocess.Popen(program, stdout=subprocess.PIPE, text=True) for _ in range(2)]

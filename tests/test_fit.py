@@ -131,7 +131,14 @@ class Die(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("moment", "optimizer"), [("begin", "adam"), ("batch", "sgd"), ("end", "adam")])
+@pytest.mark.parametrize(
+    ("moment", "optimizer"),
+    [
+        pytest.param("begin", "adam", marks=pytest.mark.slow),
+        ("batch", "sgd"),
+        pytest.param("end", "adam", marks=pytest.mark.slow),
+    ],
+)
 def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, moment, optimizer):
     plan = {"which": ("finetune", 1, 3, 2), "epochs": 4, "optimizer": optimizer, "learning_rate": 3e-3}
     whole, straight = train(tmp_path / "whole", **plan)

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from networks import CUTS, LINEAR, build
+from networks import FIRST_CUTS, LINEAR, build
 
 from thaw.config.schema import Head
 from thaw.errors import ThawError
@@ -153,7 +153,7 @@ def test_dropout_depends_on_the_seed_given_and_not_on_calls_before():
     assert not np.array_equal(net.model(pixels, training=True).numpy(), first)
 
 
-@pytest.mark.parametrize(("name", "size", "depths"), CUTS)
+@pytest.mark.parametrize(("name", "size", "depths"), FIRST_CUTS)
 def test_a_network_cut_in_two_gives_the_same_numbers_as_the_whole(name, size, depths):
     net = build(name=name, size=size)
     pixels = np.random.default_rng(1).uniform(0, 255, (8, size, size, 3)).astype(np.float32)
@@ -177,7 +177,7 @@ def test_a_network_cut_in_two_gives_the_same_numbers_as_the_whole(name, size, de
     assert several or name in ("VGG16", "MobileNetV2")
 
 
-@pytest.mark.parametrize(("name", "size", "depths"), CUTS)
+@pytest.mark.parametrize(("name", "size", "depths"), FIRST_CUTS)
 def test_what_crosses_for_a_deeper_cut_gives_what_crosses_for_a_shallower_one(name, size, depths):
     net = build(name=name, size=size)
     pixels = np.random.default_rng(1).uniform(0, 255, (8, size, size, 3)).astype(np.float32)

@@ -58,7 +58,7 @@ def test_the_table_has_what_was_swept_and_the_scores(store, sweep):
     ]  # fmt: skip
 
 
-def test_the_axes_end_with_validation_which_gives_the_colour(store, sweep):
+def test_the_axes_end_with_validation_which_gives_the_color(store, sweep):
     (chart,) = view(store, sweep[0], sweep_pages(store, *sweep, ["unfreeze"])["compare"])["compareRunCharts"]
     assert (chart["selectedParams"], chart["selectedMetrics"]) == (["unfreeze"], ["test_accuracy", "kept_val_accuracy"])
 

@@ -61,6 +61,7 @@ def test_odd_paths_and_names_are_like_any_others(command, pictures, tmp_path, mo
     assert Image.open(drawn).size[0] > 300
 
 
+@pytest.mark.slow
 def test_a_checkout_may_lie_anywhere(tmp_path):
     """The code, its configuration and its default store below a path with odd signs."""
     root = tmp_path / "a b%41 #'[x] 苹果? {y}"

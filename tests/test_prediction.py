@@ -379,7 +379,7 @@ def test_pictures_are_drawn_twelve_a_page_with_what_is_wrong_in_words(tmp_path, 
     assert all(path.stat().st_size > 10_000 for path in paths)
 
 
-def test_the_heat_is_seen_on_any_colour():
+def test_the_heat_is_seen_on_any_color():
     yellow = np.full((8, 8, 3), (250, 220, 40), np.uint8)
     heat = np.zeros((8, 8), np.float32)
     heat[:4] = 1

@@ -61,6 +61,7 @@ def test_one_more_value_trains_what_is_new_and_joins_the_parent(command, client,
     assert len(runs_of(client(), parent)) == 3
 
 
+@pytest.mark.slow
 def test_the_order_of_what_varies_does_not_matter(command, client, fitted):
     assert command("-m", *TINY, "unfreeze=0,3", "seed=1,2")[0] == 0
     before = len(fitted)
@@ -109,6 +110,7 @@ def test_a_run_deleted_in_mlflow_is_recorded_again_without_training(command, cli
     assert numbers(client(), again) == numbers(client(), run)
 
 
+@pytest.mark.slow
 def test_random_weights_count_only_while_there_are_no_others(command, monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     plan = [*TINY, "weights=auto", "unfreeze=3"]

@@ -124,7 +124,7 @@ def test_valid_and_invalid_are_classes_like_others(pictures, load):
 
 @pytest.mark.parametrize("path", ["x" * 300, "/dev/null/x", "a\0b"])
 def test_a_path_that_no_folder_can_have_is_refused(load, path):
-    for source in (folder(path), labelled(path)):
+    for source in (folder(path), labeled(path)):
         with pytest.raises(ThawError, match="dataset.path=.*(cannot be read|is not a folder|is not a table)"):
             load(source)
 
@@ -155,7 +155,7 @@ def test_pictures_that_no_class_has_or_nothing_reads_are_named(pictures, load):
     assert found["cat/scan.tif"].startswith("does not end in ")
 
 
-def labelled(path, **changes):
+def labeled(path, **changes):
     columns = Columns(image="file", label="class", split="split")
     return Dataset(source="table", path=str(path), columns=columns, **changes)
 
@@ -175,7 +175,7 @@ def table(pictures):
 
 
 def test_a_table_says_which_image_has_which_label_and_split(table, load):
-    found = load(labelled(table()))
+    found = load(labeled(table()))
     assert found.class_names == ("cat", "dog")
     assert sizes(found) == [6, 3, 3]
     assert found.name == "labels"
@@ -183,7 +183,7 @@ def test_a_table_says_which_image_has_which_label_and_split(table, load):
 
 def test_a_table_without_splits_is_divided_and_may_lie_elsewhere(table, load, tmp_path):
     path = table([f"{n:03d}.png,{n % 2}" for n in range(12)], "file,class")
-    found = load(labelled(shutil.move(path, tmp_path / "a.csv"), root=str(path.parent / "all")))
+    found = load(labeled(shutil.move(path, tmp_path / "a.csv"), root=str(path.parent / "all")))
     assert found.class_names == ("0", "1")
     assert sizes(found) == [8, 2, 2]
 
@@ -193,7 +193,7 @@ def test_a_parquet_table_is_read_too(table, load):
 
     path = table()
     pandas.read_csv(path).to_parquet(path.with_suffix(".parquet"))
-    assert load(labelled(path.with_suffix(".parquet"))).digest() == load(labelled(path)).digest()
+    assert load(labeled(path.with_suffix(".parquet"))).digest() == load(labeled(path)).digest()
 
 
 def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, client, pictures, tmp_path, load):
@@ -206,7 +206,7 @@ def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, cl
     assert status == 0, err
     (run,) = client().search_runs(["1"])
     manifest = client().download_artifacts(run.info.run_id, "manifest.csv", str(tmp_path))
-    again = load(labelled(manifest, root=str(root), on_bad="skip"))
+    again = load(labeled(manifest, root=str(root), on_bad="skip"))
     first = load(folder(root, on_bad="skip"))
     for name, split in first.splits().items():
         assert split.digest == again.splits()[name].digest
@@ -243,7 +243,7 @@ def test_the_manifest_of_a_run_is_a_table_that_makes_the_same_splits(command, cl
 )
 def test_what_is_wrong_with_a_table_is_said(table, load, lines, header, words):
     with pytest.raises(ThawError) as refusal:
-        load(labelled(table(lines, header)))
+        load(labeled(table(lines, header)))
     assert words in str(refusal.value)
 
 
@@ -251,12 +251,12 @@ def test_what_is_wrong_with_a_table_is_said(table, load, lines, header, words):
 def test_what_is_no_table_is_refused(table, load, name):
     path = table(name="labels.txt").parent / name
     with pytest.raises(ThawError, match="is not a table; give a .csv, .tsv or .parquet"):
-        load(labelled(path))
+        load(labeled(path))
 
 
 def test_columns_that_differ_in_spaces_alone_are_refused(table, load):
     with pytest.raises(ThawError, match="has several columns class; rename or remove one"):
-        load(labelled(table(["all/000.png,a,b"], "file,class, class")))
+        load(labeled(table(["all/000.png,a,b"], "file,class, class")))
 
 
 def test_the_file_of_a_parquet_row_may_be_its_index(table, load):
@@ -264,7 +264,7 @@ def test_the_file_of_a_parquet_row_may_be_its_index(table, load):
 
     path = table().with_suffix(".parquet")
     pandas.read_csv(path.with_suffix(".csv")).set_index("file").to_parquet(path)
-    assert sizes(load(labelled(path))) == [6, 3, 3]
+    assert sizes(load(labeled(path))) == [6, 3, 3]
 
 
 def test_splits_do_not_depend_on_where_the_images_of_a_table_lie(pictures, tmp_path, load):
@@ -274,7 +274,7 @@ def test_splits_do_not_depend_on_where_the_images_of_a_table_lie(pictures, tmp_p
     for number, root in enumerate((first, tmp_path / "elsewhere/deep")):
         lines = [f"{path},{path.parent.name}\n" for path in sorted(root.rglob("*.png"))]
         (tmp_path / f"{number}.csv").write_text("file,class\n" + "".join(lines))
-        found.append(load(labelled(tmp_path / f"{number}.csv")))
+        found.append(load(labeled(tmp_path / f"{number}.csv")))
     assert found[0].test.names == found[1].test.names
     assert found[0].digest() == found[1].digest()
 
@@ -298,7 +298,7 @@ def test_a_table_finds_files_whose_names_read_as_its_own_do(pictures, load):
     (root / " a" / apart / "000.png").rename(root / " a" / apart / f"{composed}.png")
     (root / " a" / apart / "001.png").rename(root / " a" / apart / "x\ty.png")
     first = load(folder(root))
-    assert load(labelled(manifest(first, root))).digest() == first.digest()
+    assert load(labeled(manifest(first, root))).digest() == first.digest()
 
 
 def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_side(pictures, tmp_path, load):
@@ -309,7 +309,7 @@ def test_a_manifest_finds_its_files_where_names_that_read_the_same_lie_side_by_s
             root / "\N{LATIN SMALL LETTER E WITH ACUTE}" / f"00{number}.png"
         )
     first = load(folder(root))
-    assert load(labelled(manifest(first, root))).digest() == first.digest()
+    assert load(labeled(manifest(first, root))).digest() == first.digest()
 
 
 @pytest.mark.parametrize("before", ["sep=,\n", "\n\n", "SEP=,\n\n", "sep=;\r\n"])
@@ -317,19 +317,19 @@ def test_what_stands_before_the_header_is_passed_over_and_rows_keep_their_number
     path = table()
     path.write_text(before + path.read_text().replace("all/001", "gone"))
     with pytest.raises(ThawError, match=rf"row {3 + before.count(chr(10))} \(gone.png\): does not exist"):
-        load(labelled(path))
+        load(labeled(path))
 
 
 def test_a_table_that_is_not_utf_8_is_refused(table, load):
     path = table()
     path.write_bytes(path.read_bytes().replace(b"cat", b"k\xe4tzchen"))
     with pytest.raises(ThawError, match="it is not UTF-8; save it as UTF-8"):
-        load(labelled(path))
+        load(labeled(path))
 
 
 def test_columns_that_nobody_asks_for_may_have_one_name(table, load):
     lines = [f"{line},a,b" for line in table().read_text().splitlines()[1:]]
-    assert sizes(load(labelled(table(lines, "file,class,split,note,note")))) == [6, 3, 3]
+    assert sizes(load(labeled(table(lines, "file,class,split,note,note")))) == [6, 3, 3]
 
 
 def test_classes_that_look_the_same_are_refused(pictures, load):
@@ -347,13 +347,13 @@ def test_odd_cells_of_a_parquet_file_are_named_and_whole_numbers_stay_so(table, 
     )
     frame["split"] = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
     frame.to_parquet(path)
-    found = load(labelled(path, on_bad="skip"))
+    found = load(labeled(path, on_bad="skip"))
     assert found.class_names == ("0", "1")
     assert found.excluded == {"row 13 (all/011.png)": "has no label"}
     frame["class"] = [[n] for n in range(12)]
     frame.to_parquet(path)
     with pytest.raises(ThawError, match="has a cell that is neither text nor a number"):
-        load(labelled(path))
+        load(labeled(path))
 
 
 def test_a_table_may_compose_names_otherwise_than_the_file_system(tmp_path, load):
@@ -363,14 +363,14 @@ def test_a_table_may_compose_names_otherwise_than_the_file_system(tmp_path, load
             Image.fromarray(pixels).save(tmp_path / f"e\N{COMBINING ACUTE ACCENT} {name}{number}.png")
     lines = [f"é {name}{number}.png,{name}\n" for name in "ab" for number in range(4)]
     (tmp_path / "labels.csv").write_text("file,class\n" + "".join(lines), encoding="utf-8-sig")
-    assert sizes(load(labelled(tmp_path / "labels.csv"))) == [4, 2, 2]
+    assert sizes(load(labeled(tmp_path / "labels.csv"))) == [4, 2, 2]
 
 
 def test_no_column_is_taken_for_an_index_where_rows_end_in_a_comma(table, load):
-    first = load(labelled(table()))
+    first = load(labeled(table()))
     lines = [f"{line}," for line in table().read_text().splitlines()[1:]]
-    assert load(labelled(table(lines))).digest() == first.digest()
-    assert load(labelled(table(lines, "file,class,split,"))).digest() == first.digest()
+    assert load(labeled(table(lines))).digest() == first.digest()
+    assert load(labeled(table(lines, "file,class,split,"))).digest() == first.digest()
 
 
 def test_whole_numbers_of_a_parquet_file_stay_so_in_any_precision(table, load):
@@ -380,14 +380,14 @@ def test_whole_numbers_of_a_parquet_file_stay_so_in_any_precision(table, load):
     frame = pandas.read_csv(path.with_suffix(".csv"))
     frame["class"] = np.arange(12, dtype=np.float32) % 2
     frame.to_parquet(path)
-    assert load(labelled(path)).class_names == ("0", "1")
+    assert load(labeled(path)).class_names == ("0", "1")
 
 
 def test_a_row_with_a_field_too_many_is_named(table, load):
     lines = table().read_text().splitlines()[1:]
     lines[2] += ",more"
     with pytest.raises(ThawError, match=r"row 4: has 4 fields, expected 3"):
-        load(labelled(table(lines)))
+        load(labeled(table(lines)))
 
 
 @pytest.mark.parametrize(("separator", "name"), [(";", "a.csv"), ("\t", "a.tsv"), ("\t", "a.csv"), ("|", "a.csv")])
@@ -396,14 +396,14 @@ def test_other_separators_and_the_text_of_excel_are_read(table, load, separator,
     path = table()
     text = path.read_text().replace(",", separator)
     path.with_name(name).write_text(text, encoding=encoding)
-    assert load(labelled(path.with_name(name))).digest() == load(labelled(path)).digest()
+    assert load(labeled(path.with_name(name))).digest() == load(labeled(path)).digest()
 
 
 def test_a_quote_without_an_end_is_refused_and_swallows_no_rows(table, load):
     lines = table().read_text().splitlines()[1:]
     lines[3] = '"' + lines[3]
     with pytest.raises(ThawError, match="cannot be read as a table"):
-        load(labelled(table(lines)))
+        load(labeled(table(lines)))
 
 
 def test_rows_are_numbered_by_lines_where_cells_have_several(table, load):
@@ -411,7 +411,7 @@ def test_rows_are_numbered_by_lines_where_cells_have_several(table, load):
     lines[0] = lines[0].replace("note", '"a\nnote"')
     lines[1] = lines[1].replace("all/001.png", "gone.png")
     with pytest.raises(ThawError, match=r"row 4 \(gone.png\): does not exist"):
-        load(labelled(table(lines, "file,class,split,notes")))
+        load(labeled(table(lines, "file,class,split,notes")))
 
 
 def test_every_index_of_a_parquet_file_is_a_column(table, load):
@@ -419,12 +419,12 @@ def test_every_index_of_a_parquet_file_is_a_column(table, load):
 
     path = table().with_suffix(".parquet")
     pandas.read_csv(path.with_suffix(".csv")).set_index(["file", "class"]).to_parquet(path)
-    assert sizes(load(labelled(path))) == [6, 3, 3]
+    assert sizes(load(labeled(path))) == [6, 3, 3]
 
 
 def test_a_broken_parquet_file_is_refused(table, load):
     with pytest.raises(ThawError, match="cannot be read as a table"):
-        load(labelled(table(name="a.parquet")))
+        load(labeled(table(name="a.parquet")))
 
 
 @pytest.fixture
@@ -782,7 +782,7 @@ def test_a_folder_of_images_is_a_class_whatever_it_is_called(pictures, load):
 def test_a_table_with_validation_rows_alone_is_taken_alike(table, load):
     lines = [f"all/{number:03d}.png,{name},{'val' if number > 9 else 'train'}"
              for number, name in enumerate(("cat", "dog") * 6)]  # fmt: skip
-    found = load(labelled(table(lines, "file,class,split")))
+    found = load(labeled(table(lines, "file,class,split")))
     assert counted(found)["test"] == 2
     assert "the validation images are used for testing" in found.summary
 
@@ -790,4 +790,4 @@ def test_a_table_with_validation_rows_alone_is_taken_alike(table, load):
 @pytest.mark.parametrize("layout", ["pooled", "classes"])
 def test_the_splits_of_a_table_do_not_count_where_it_is_divided_anew(table, load, layout):
     lines = [f"all/{number:03d}.png,{number % 2},{('train', 'none', '')[number % 3]}" for number in range(12)]
-    assert sum(sizes(load(labelled(table(lines), layout=layout)))) == 12
+    assert sum(sizes(load(labeled(table(lines), layout=layout)))) == 12

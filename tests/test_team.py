@@ -35,6 +35,7 @@ def train(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_what_one_user_began_another_goes_on_with(train, pictures):
     root = pictures({"cat": 6, "dog": 6})
     own = ["dataset=folder", f"dataset.path={root}", "weights=random"]

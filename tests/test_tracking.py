@@ -214,6 +214,7 @@ def test_a_database_has_its_name_only_once_every_statement_is_done(tmp_path, cre
     assert not any(statements[:made])
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_while_the_database_is_made_costs_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED_AT, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

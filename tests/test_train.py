@@ -429,6 +429,7 @@ def test_fine_tuning_adds_to_feature_extraction_on_real_photographs(command, cli
     assert accuracy["30"] >= accuracy["0"] + 0.03
 
 
+@pytest.mark.slow
 def test_class_weights_make_another_stage_and_folds_another_test(command, client):
     for extra in ([], ["training.class_weights=balanced"], ["dataset.fold=1"]):
         status, out, err = command(*TINY, *extra)

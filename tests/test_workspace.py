@@ -51,6 +51,7 @@ def test_another_folder_for_a_command_is_refused_and_stays_as_it_is(command, pre
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_a_journal_that_names_a_folder_elsewhere_removes_nothing_there(command, precious, tmp_path):
     before = content(precious)
     assert command("-m", *TINY, "unfreeze=0,3")[0] == 0

@@ -34,11 +34,11 @@ def proportion_interval(correct: int, count: int) -> Interval:
 
 def mean(values: Sequence[float]) -> Interval:
     """The mean of two or more independent values (Student's t); equal values have an interval of no width."""
-    centre, error = float(np.mean(values)), float(stats.sem(values))
+    center, error = float(np.mean(values)), float(stats.sem(values))
     if error == 0:
-        return Interval(centre, centre, centre)
-    low, high = stats.t.interval(LEVEL, len(values) - 1, centre, error)
-    return Interval(centre, float(low), float(high))
+        return Interval(center, center, center)
+    low, high = stats.t.interval(LEVEL, len(values) - 1, center, error)
+    return Interval(center, float(low), float(high))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -223,12 +223,12 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: floa
             Bengio 2003). 0 for seeds.
     """
     differences = np.subtract(first, second)
-    count, centre = len(differences), float(np.mean(differences))
+    count, center = len(differences), float(np.mean(differences))
     error = float(stats.sem(differences)) * (1 + count * overlap) ** 0.5
-    if np.allclose(differences, centre, rtol=0, atol=1e-9):
-        return Interval(centre, centre, centre), 1.0 if abs(centre) < 1e-9 else 2.0 * 0.5**count
-    low, high = stats.t.interval(LEVEL, count - 1, centre, error)
-    return Interval(centre, float(low), float(high)), float(2 * stats.t.sf(abs(centre) / error, count - 1))
+    if np.allclose(differences, center, rtol=0, atol=1e-9):
+        return Interval(center, center, center), 1.0 if abs(center) < 1e-9 else 2.0 * 0.5**count
+    low, high = stats.t.interval(LEVEL, count - 1, center, error)
+    return Interval(center, float(low), float(high)), float(2 * stats.t.sf(abs(center) / error, count - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -84,7 +84,7 @@ class Columns(Section):
 
 
 class Dataset(Section):
-    """The labelled images; `image_size` in px a side, null for the backbone's own.
+    """The labeled images; `image_size` in px a side, null for the backbone's own.
 
     `layout` is the meaning of folders (or values of a column) named like splits. `auto`: they are the splits, and a
     single held-out split is the test split; `validation`: `val/` is the validation split, and test images are divided

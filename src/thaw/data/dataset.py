@@ -1,4 +1,4 @@
-"""A dataset: class names and three splits of labelled images, checked and divided."""
+"""A dataset: class names and three splits of labeled images, checked and divided."""
 
 import hashlib
 from collections.abc import Callable, Iterable

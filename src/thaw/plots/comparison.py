@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from thaw.plots.style import (
-    GREY,
+    GRAY,
     HEIGHT,
     LINES,
     MARKERS,
@@ -19,7 +19,7 @@ from thaw.plots.style import (
     SIZE,
     STYLE,
     WIDTH,
-    colours,
+    colors,
     figure,
     legend_below,
     short,
@@ -63,56 +63,54 @@ class Scored:
 
 @dataclass
 class Group:
-    """What is drawn alike: a name, its colour and its marker."""
+    """What is drawn alike: a name, its color and its marker."""
 
     name: str
-    colour: str
+    color: str
     marker: str
     line: str
     scores: dict[str, Scored] = field(default_factory=dict)
 
 
 def learning_curves(curves: Sequence[Curve], values: Sequence[str], key: str, unit: str, title: str = "") -> Figure:
-    """A validation metric against the epoch; a first stage that curves share is drawn once, in grey.
+    """A validation metric against the epoch; a first stage that curves share is drawn once, in gray.
 
     Args:
         curves: what to draw; names in `values`.
-        values: the names in the order of the legend; numbers get a sequence of colours.
+        values: the names in the order of the legend; numbers get a sequence of colors.
         key: `val_loss` or `val_accuracy`.
         unit: of the vertical axis.
         title: of the legend.
     """
-    shade = colours(list(values))
+    shade = colors(list(values))
     first = {id(curve): sum(epoch["stage"] == 0 for epoch in curve.epochs) for curve in curves}
     heads = Counter(_head(curve, key) for curve in curves)
     shared = {head for head, count in heads.items() if count > 1 and head}
     with plt.rc_context(STYLE):
         drawn, axis = figure()
         for epoch in {boundary for curve in curves for boundary in _boundaries(curve)}:
-            axis.axvline(epoch + 0.5, color=GREY, linestyle=":", linewidth=1)
+            axis.axvline(epoch + 0.5, color=GRAY, linestyle=":", linewidth=1)
         for epoch in {first[id(curve)] for curve in curves if 0 < first[id(curve)] < len(curve.epochs)}:
-            text: dict = {"xycoords": ("data", "axes fraction"), "va": "bottom", "color": GREY}
+            text: dict = {"xycoords": ("data", "axes fraction"), "va": "bottom", "color": GRAY}
             axis.annotate("fine-tuning", (epoch + 0.6, 1), **text)
         for number, head in enumerate(shared):
             label = "head, shared" if number == 0 else None
-            axis.plot(range(1, len(head) + 1), head, ".-", color=GREY, label=label)
-        labelled = set()
+            axis.plot(range(1, len(head) + 1), head, ".-", color=GRAY, label=label)
+        labeled = set()
         for curve in sorted(curves, key=lambda each: list(values).index(each.name)):
             points = [epoch[key] for epoch in curve.epochs]
             after = first[id(curve)] if _head(curve, key) in shared else 0
-            label = curve.name if curve.name not in labelled else None
-            labelled.add(curve.name)
-            colour, number = shade[curve.name], list(values).index(curve.name)
+            label = curve.name if curve.name not in labeled else None
+            labeled.add(curve.name)
+            color, number = shade[curve.name], list(values).index(curve.name)
             if after == len(points):  # all of it is the head that others share
-                axis.plot(after, points[-1], "D", color=colour, label=label, linestyle="none")
+                axis.plot(after, points[-1], "D", color=color, label=label, linestyle="none")
             else:
                 start = max(0, after - 1)
                 line = LINES[number // len(NAMES) % len(LINES)]
-                axis.plot(
-                    range(start + 1, len(points) + 1), points[start:], line, marker=".", color=colour, label=label
-                )
+                axis.plot(range(start + 1, len(points) + 1), points[start:], line, marker=".", color=color, label=label)
             if curve.kept is not None and curve.kept < len(points):
-                ring: dict = {"markersize": 10, "fillstyle": "none", "color": colour, "linestyle": "none"}
+                ring: dict = {"markersize": 10, "fillstyle": "none", "color": color, "linestyle": "none"}
                 axis.plot(curve.kept + 1, points[curve.kept], "o", **ring)
         axis.set(xlabel="Epoch (ring: the weights that were kept)", ylabel=unit)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -154,12 +152,12 @@ def dots(groups: Sequence[Group], ticks: Sequence[str], label: str, score: str) 
             errors = np.transpose([_error(each) for each in scores])
             line = group.line if numbers and len(scores) > 1 else "none"
             axis.errorbar(
-                places, [each.value for each in scores], errors, color=group.colour, capsize=2.5, marker=group.marker,
+                places, [each.value for each in scores], errors, color=group.color, capsize=2.5, marker=group.marker,
                 linestyle=line, linewidth=1, elinewidth=1.2, label=group.name if len(groups) > 1 else None,
             )  # fmt: skip
             for place, each in zip(places, scores, strict=True):
                 if len(each.points) > 1:
-                    run: dict = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0, "color": group.colour}
+                    run: dict = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0, "color": group.color}
                     axis.plot([place] * len(each.points), each.points, "o", **run)
         tilt: dict = {"rotation": 30, "ha": "right"} if long else {}
         axis.set_xticks(range(len(ticks)), [short(tick) for tick in ticks], **tilt)
@@ -185,12 +183,12 @@ def pareto(points: dict[str, tuple[float, Scored]], score: str) -> Figure:
     with plt.rc_context(STYLE):
         drawn, axis = figure(height=HEIGHT + 0.3)
         times, values = [[each[part] for each in front] for part in (1, 2)]
-        axis.step(times, values, where="post", color=GREY, linestyle=":", label="Pareto front")
+        axis.step(times, values, where="post", color=GRAY, linestyle=":", label="Pareto front")
         for name, (seconds, each) in order:
-            colour = "#0072B2" if name in on_front else GREY
+            color = "#0072B2" if name in on_front else GRAY
             error = np.transpose([_error(each)])
             bar: dict = {"capsize": 2.5, "marker": "o", "linestyle": "none", "elinewidth": 1}
-            axis.errorbar(seconds, each.value, error, color=colour, **bar)
+            axis.errorbar(seconds, each.value, error, color=color, **bar)
         axis.set_xscale("log")
         axis.margins(x=0.22, y=0.12)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -232,8 +230,8 @@ def heat_map(
         axis.spines[:].set_visible(False)
         middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
         for row, column in np.argwhere(~np.isnan(values)):
-            colour = "black" if values[row, column] > middle else "white"
-            axis.text(column + 0.5, row + 0.5, f"{values[row, column]:.3f}", ha="center", va="center", color=colour)
+            color = "black" if values[row, column] > middle else "white"
+            axis.text(column + 0.5, row + 0.5, f"{values[row, column]:.3f}", ha="center", va="center", color=color)
         drawn.colorbar(image, ax=axis, label=labels[2])
         return drawn
 
@@ -244,7 +242,7 @@ def _error(scored: Scored) -> tuple[float, float]:
 
 def groups(names: Sequence[str]) -> dict[str, Group]:
     """A group for each name, in their order, each drawn in its own way."""
-    shade = colours(list(names))
+    shade = colors(list(names))
     return {
         name: Group(name, shade[name], MARKERS[number % len(MARKERS)], LINES[number // 8 % len(LINES)])
         for number, name in enumerate(names)

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from thaw.plots.style import GREEN, GREY, LIGHT, RED, SIZE, STYLE, save, short
+from thaw.plots.style import GRAY, GREEN, LIGHT, RED, SIZE, STYLE, save, short
 
 PAGE = 12  # pictures on one page
 MOST = 120  # pictures that are drawn at all
@@ -97,7 +97,7 @@ def _cell(cell, drawn: Classified) -> None:
     grid = cell.add_gridspec(2, 2 if drawn.heat is not None else 1, height_ratios=[4, 1])
     picture, bars = cell.add_subplot(grid[0, 0]), cell.add_subplot(grid[1, :])
     best, probability = drawn.top[0]
-    colour = GREY if drawn.is_right is None else GREEN if drawn.is_right else RED
+    color = GRAY if drawn.is_right is None else GREEN if drawn.is_right else RED
     picture.imshow(drawn.image)
     axes = [picture]
     if drawn.image is not None and drawn.heat is not None:
@@ -105,16 +105,16 @@ def _cell(cell, drawn: Classified) -> None:
         axes[1].imshow(_overlaid(drawn.image, drawn.heat))
     for axis in axes:
         axis.set(xticks=[], yticks=[])
-        axis.spines[:].set(visible=True, color=colour, linewidth=3)
+        axis.spines[:].set(visible=True, color=color, linewidth=3)
     title = f"{short(best)} ({probability:.2f})"
     if drawn.truth is not None and not drawn.is_right:
         title = f"predicted {short(best)}, true {short(drawn.truth)} ({drawn.of_truth:.2f})"
     cell.suptitle(
         textwrap.fill(title, 34 if drawn.heat is None else 60),
-        fontsize=SIZE, color=colour if drawn.is_right is False else None,
+        fontsize=SIZE, color=color if drawn.is_right is False else None,
     )  # fmt: skip
     names = [name for name, _ in drawn.top]
-    bars.barh(range(len(names)), [value for _, value in drawn.top], color=[colour, *[LIGHT] * len(names)])
+    bars.barh(range(len(names)), [value for _, value in drawn.top], color=[color, *[LIGHT] * len(names)])
     for place, (name, value) in enumerate(drawn.top):
         bars.text(0.02, place, f"{short(name)} {100 * value:.0f} %", va="center")
     bars.invert_yaxis()
@@ -123,15 +123,15 @@ def _cell(cell, drawn: Classified) -> None:
 
 
 def _overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The heat map in colour over the image in grey, float (height, width, 3) in [0, 1].
+    """The heat map in color over the image in gray, float (height, width, 3) in [0, 1].
 
     Args:
         image: uint8 (height, width, 3).
         heat: float32 (height, width) in [0, 1].
     """
-    grey = (image.astype(float) @ [0.299, 0.587, 0.114] / 255)[..., np.newaxis]
+    gray = (image.astype(float) @ [0.299, 0.587, 0.114] / 255)[..., np.newaxis]
     weight = 0.75 * np.sqrt(heat)[..., np.newaxis]
-    return np.clip((1 - weight) * (0.25 + 0.75 * grey) + weight * plt.get_cmap("turbo")(heat)[..., :3], 0, 1)
+    return np.clip((1 - weight) * (0.25 + 0.75 * gray) + weight * plt.get_cmap("turbo")(heat)[..., :3], 0, 1)
 
 
 def batch(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str], title: str) -> Figure:

@@ -1,4 +1,4 @@
-"""One style for all figures: one text size, colour-blind-safe colours, PNG and SVG."""
+"""One style for all figures: one text size, color-blind-safe colors, PNG and SVG."""
 
 import contextlib
 import io
@@ -26,11 +26,11 @@ matplotlib.use("Agg")
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns of fonts without a regular weight
 
 logger = logging.getLogger(__name__)
-# Okabe and Ito's colours, without the yellow that is lost on white and the black that is lost on dark pages.
+# Okabe and Ito's colors, without the yellow that is lost on white and the black that is lost on dark pages.
 NAMES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A7A7A")
-BLUE, ORANGE, GREEN, RED, GREY, LIGHT = "#0072B2", "#D55E00", "#009E73", "#D55E00", "#808080", "#C9CED6"
+BLUE, ORANGE, GREEN, RED, GRAY, LIGHT = "#0072B2", "#D55E00", "#009E73", "#D55E00", "#808080", "#C9CED6"
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
-INK = "#1a1d21"  # of text and axes; in a page it follows the colour of the text
+INK = "#1a1d21"  # of text and axes; in a page it follows the color of the text
 SIZE = 9.0  # points, of all text
 WIDTH, HEIGHT = 5.2, 3.4  # inches of a figure; at 72 points an inch it fits a telephone
 ROW = 0.18  # inches of a row in a legend
@@ -119,7 +119,7 @@ def _warn_of_missing_glyphs() -> None:
 
 
 def svg(drawn: Figure) -> str:
-    """The figure as SVG for a page: one unit is one CSS pixel, text has the colour of the page's. Closes the figure."""
+    """The figure as SVG for a page: one unit is one CSS pixel, text has the color of the page's. Closes the figure."""
     written = io.StringIO()
     with plt.rc_context(STYLE), _glyphs():
         drawn.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -132,8 +132,8 @@ def svg(drawn: Figure) -> str:
     return text.replace(INK, "currentColor")
 
 
-def colours(values: Sequence[str]) -> dict[str, str]:
-    """A colour for each value, in their order: a sequence where they are numbers, else colours told apart by name."""
+def colors(values: Sequence[str]) -> dict[str, str]:
+    """A color for each value, in their order: a sequence where they are numbers, else colors told apart by name."""
     keys = {value.rpartition("=")[0] for value in values}  # of choices that are named, as in unfreeze=20
     if len(values) > 1 and len(keys) == 1 and all(_is_number(value.rpartition("=")[2]) for value in values):
         steps = plt.get_cmap("viridis")(np.linspace(0.08, 0.86, len(values)))

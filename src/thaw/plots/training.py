@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from thaw.plots.style import BLUE, GREY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, short
+from thaw.plots.style import BLUE, GRAY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, short
 
 NUMBERED = 15  # classes; the cells of more have no room for numbers
 NAMED = 40  # classes; the names of more are not legible
@@ -34,7 +34,7 @@ def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[in
             axis.plot(epochs[kept], values["validation"][kept], "o", linestyle="none", **ring)
             for number, boundary in enumerate(boundaries):
                 label = "fine-tuning begins" if number == 0 else None
-                axis.axvline(boundary + 0.5, color=GREY, linestyle=":", label=label)
+                axis.axvline(boundary + 0.5, color=GRAY, linestyle=":", label=label)
             axis.set(xlabel="Epoch", ylabel=unit)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylim(bottom=0)
@@ -43,7 +43,7 @@ def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[in
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: str = "") -> Figure:
-    """How often each true class (row) was taken for each class (column); colours are proportions of a row.
+    """How often each true class (row) was taken for each class (column); colors are proportions of a row.
 
     Args:
         confusion: int (classes, classes), counts.
@@ -76,8 +76,8 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: s
         if count <= NUMBERED:
             size = SIZE if confusion.max() < 1000 else SIZE - 2
             for row, column in np.argwhere(confusion):
-                colour = "black" if proportions[row, column] > 0.5 else "white"
+                color = "black" if proportions[row, column] > 0.5 else "white"
                 place = (column + offset, row + offset)
-                axis.text(*place, f"{confusion[row, column]}", ha="center", va="center", color=colour, fontsize=size)
+                axis.text(*place, f"{confusion[row, column]}", ha="center", va="center", color=color, fontsize=size)
         drawn.colorbar(image, ax=axis, label="Proportion of the true class", shrink=0.85)
         return drawn

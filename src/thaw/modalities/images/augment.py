@@ -30,7 +30,7 @@ def view(image: tf.Tensor, policy: Augmentation, seed: int, key: tf.Tensor, numb
     angle *= policy.rotation * 2 * math.pi
     scale = 1 + scale * policy.zoom
     cosine, sine = tf.cos(angle) * scale, tf.sin(angle) * scale
-    # Rows of the matrix that maps a pixel of the view to its source in the image: about the centre, then shifted.
+    # Rows of the matrix that maps a pixel of the view to its source in the image: about the center, then shifted.
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     shift_x = middle_x - cosine * middle_x + sine * middle_y + right * policy.translation * width
     shift_y = middle_y - sine * middle_x - cosine * middle_y + down * policy.translation * height

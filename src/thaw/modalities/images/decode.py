@@ -151,12 +151,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     with contextlib.suppress(Exception):  # unreadable EXIF; the pixels may be fine
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: `convert` would turn all values above 255 white
+    if image.mode.startswith("I"):  # 16-bit gray: `convert` would turn all values above 255 white
         values = np.asarray(image)
-        grey = np.empty(values.shape, np.uint8)
-        for row in range(len(grey)):  # row by row: temporary arrays would multiply the memory
-            grey[row] = values[row].clip(0, 65535).astype(np.uint16) >> 8
-        image = Image.fromarray(grey)
+        gray = np.empty(values.shape, np.uint8)
+        for row in range(len(gray)):  # row by row: temporary arrays would multiply the memory
+            gray[row] = values[row].clip(0, 65535).astype(np.uint16) >> 8
+        image = Image.fromarray(gray)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
