@@ -20,7 +20,7 @@ import mlflow.tensorflow
 from conftest import ROOT
 
 from thaw import files
-from thaw.runs import record  # noqa: F401  # what a run imports, once for all tries
+from thaw.runs import record, results  # noqa: F401  # what a run imports, once for all tries
 from thaw.tracking import journal
 from thaw.training import evaluation, features, fit  # noqa: F401
 

@@ -267,7 +267,7 @@ def test_what_was_trained_before_is_said(tmp_path, ended, words):
 
 
 def test_a_stage_whose_loss_is_no_number_is_not_chosen_and_that_is_said(plan):
-    from thaw.runs.record import Results
+    from thaw.runs.results import Results
 
     results = {
         name: StageResult([{"val_loss": loss}], 0, 1.0, []) for name, loss in (("head", 1.0), ("finetune", np.nan))

@@ -15,8 +15,8 @@ NOT_SHAPING = (
     "thaw.cli", "thaw.config", "thaw.plots", "thaw.tracking", "thaw.progress", "thaw.errors", "thaw.workspace",
     "thaw.files", "thaw.locks", "thaw.downloads", "thaw.archives", "thaw.normalization", "thaw.durations",
     "thaw.statistics", "thaw.provenance", "thaw.data.sources", "thaw.data.checks", "thaw.data.listing",
-    "thaw.data.fingerprints", "thaw.runs.record", "thaw.runs.progress", "thaw.runs.outcome", "thaw.runs.context",
-    "thaw.runs.signature",
+    "thaw.data.fingerprints", "thaw.runs.record", "thaw.runs.results", "thaw.runs.progress", "thaw.runs.outcome",
+    "thaw.runs.context", "thaw.runs.signature",
 )  # fmt: skip
 PACKAGES = ("tensorflow", "keras", "numpy", "pillow")  # whose versions may change a bit
 

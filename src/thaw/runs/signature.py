@@ -2,7 +2,9 @@
 
 They cover the relevant settings, the images and labels in use, the bytes of the initial weights, the stages before, the
 seed, the devices, the versions of packages, and the code that shapes results; not where things lie, how runs are
-recorded or launched, or how fast the work is done. Needs no TensorFlow, so that a finished run is recognized at once.
+recorded or launched, or how fast the work is done. The number of threads is left out as well: it changes only how sums
+are rounded, and runs in parallel, which divide the cores, share stages. Needs no TensorFlow, so that a finished run is
+recognized at once.
 """
 
 import hashlib

@@ -61,6 +61,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.models.weights import initialize
     from thaw.runs import record as recording
     from thaw.runs.progress import EpochProgress
+    from thaw.runs.results import Results, record_results
     from thaw.tracking import journal, sender
     from thaw.training.batches import Views, sample_examples
     from thaw.training.evaluation import evaluate
@@ -133,8 +134,8 @@ def train(config: Config, context: Context) -> Outcome:
 
             # Record ===================================================================================================
             report.phase("recording")
-            outcome = recording.Results(stages, results, selected, evaluation)
-            recording.record_results(record, config.tracking, network, training, outcome, about, began)
+            outcome = Results(stages, results, selected, evaluation)
+            record_results(record, config.tracking, network, training, outcome, about, began)
         report.phase("sending to MLflow")
     finished = Outcome.of(place, context.name, choices, ", ".join(epochs.reused) or None)
     assert finished is not None

@@ -1,0 +1,197 @@
+"""What came of a run, and what it records of that: metrics, figures, tables, the model."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from thaw import provenance, statistics
+from thaw.config import schema
+from thaw.data.splits import Split
+from thaw.models.network import Network
+from thaw.models.units import Depth
+from thaw.plots.style import save
+from thaw.plots.training import confusion_matrix, learning_curves
+from thaw.tracking.journal import Record
+from thaw.tracking.names import (
+    KEPT_STAGE,
+    NOTE,
+    REMARK,
+    SIZE,
+    TEST,
+    VALIDATION,
+)
+from thaw.training.checkpoints import StageResult
+from thaw.training.evaluation import Evaluation
+from thaw.training.stages import Stage
+
+DIGITS = 6  # of an accuracy, which MLflow shows in full
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a run.
+
+    Attributes:
+        stages: that were trained, in order.
+        by_stage: the result of each, by name.
+        selected: the stage whose weights were tested.
+        evaluation: of the test split.
+    """
+
+    stages: list[Stage]
+    by_stage: dict[str, StageResult]
+    selected: Stage
+    evaluation: Evaluation
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The metrics of all epochs."""
+        return [epoch for stage in self.stages for epoch in self.by_stage[stage.name].history]
+
+    @property
+    def boundaries(self) -> list[int]:
+        """How many epochs there were before each stage but the first."""
+        lengths = [len(self.by_stage[stage.name].history) for stage in self.stages]
+        return np.cumsum(lengths[:-1], dtype=int).tolist()
+
+    @property
+    def selected_result(self) -> StageResult:
+        """The result of the selected stage."""
+        return self.by_stage[self.selected.name]
+
+    @property
+    def selected_metrics(self) -> dict[str, float]:
+        """The metrics of the epoch whose weights were tested."""
+        return self.selected_result.history[self.selected_result.selected_epoch]
+
+    @property
+    def selected_place(self) -> int:
+        """The index of that epoch in `history`."""
+        return next(number for number, epoch in enumerate(self.history) if epoch is self.selected_metrics)
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all stages, whichever runs spent them."""
+        return sum(result.seconds for result in self.by_stage.values())
+
+    @property
+    def remark(self) -> str:
+        """A note if the last stage did not lower the validation loss; empty if it did."""
+        losses = [result.history[result.selected_epoch]["val_loss"] for result in self.by_stage.values()]
+        *earlier, last = losses
+        if not any(not loss > last for loss in earlier):  # NaN is no better, either
+            return ""
+        if self.selected is self.stages[-1]:
+            whose = "its"
+        else:
+            whose = "the head's" if self.selected.name == "head" else f"{self.selected.name}'s"
+        return f"Fine-tuning did not lower the validation loss; {whose} weights were kept"
+
+
+def record_results(
+    record: Record,
+    tracking: schema.Tracking,
+    network: Network,
+    training: dict[str, Split],
+    results: Results,
+    about: str,
+    began: float,
+) -> None:
+    """Record the results of a run: figures, tables, the model, metrics and the outcome.
+
+    Args:
+        record: of the run.
+        tracking: whether to record and register the model.
+        network: as evaluated.
+        training: the images that each stage trained on, by its name.
+        results: of the run.
+        about: its description as Markdown.
+        began: when the run began, of `time.perf_counter`.
+    """
+    evaluation, selected = results.evaluation, results.selected_metrics
+    test = evaluation.metrics()
+    accuracies = {VALIDATION: round(selected["val_accuracy"], DIGITS), TEST: round(test["accuracy"], DIGITS)}
+    _write_files(record, results)
+    if tracking.model:
+        _save_model(network, len(evaluation.class_names), record.model_folder)
+        record.model(record.model_folder, tracking.register_as)
+    # TensorBoard's files have new names after a kill, so they are sent last.
+    record.artifacts(record.files)
+    record.artifacts(record.tensorboard, record.tensorboard.name)
+    lines = [_scores(evaluation, selected["val_accuracy"]), *([f"{results.remark}."] if results.remark else []), about]
+    record.tags({NOTE: "\n\n".join(lines), KEPT_STAGE: results.selected.name})
+    if results.remark:
+        record.tags({REMARK: results.remark})
+    wall_seconds = time.perf_counter() - began
+    record.metrics(
+        {
+            **{f"test_{name}": value for name, value in test.items()},
+            "kept_val_loss": selected["val_loss"],
+            **accuracies,
+            "kept_epoch": results.selected.first_epoch + results.selected_result.selected_epoch,
+            "wall_seconds": wall_seconds,
+            **_speed(results, training),
+            SIZE: _trainable_parameters(network, results.stages[-1].depth),
+        }
+    )
+    record.outcome = {
+        "val_accuracy": accuracies[VALIDATION],
+        "test_accuracy": accuracies[TEST],
+        "wall_seconds": wall_seconds,
+        "training_seconds": results.training_seconds,
+        "note": results.remark or None,
+    }
+
+
+def _write_files(record: Record, results: Results) -> None:
+    evaluation = results.evaluation
+    curves = learning_curves(results.history, results.boundaries, results.selected_place)
+    save(curves, record.files / "learning_curves.png")
+    save(confusion_matrix(evaluation.confusion(), evaluation.class_names), record.files / "confusion_matrix.png")
+    evaluation.write_per_class(record.files / "per_class.csv")
+    evaluation.write_predictions(record.files / "predictions.csv")
+
+
+def _speed(results: Results, training: dict[str, Split]) -> dict[str, float]:
+    """Seconds of training, throughput, and the input-bound fraction if it was measured."""
+    seconds = results.training_seconds
+    images = sum(len(training[name]) * len(result.history) for name, result in results.by_stage.items())
+    waits = [epoch["waiting_seconds"] for epoch in results.history if "waiting_seconds" in epoch]
+    return {
+        "training_seconds": seconds,
+        "images_per_second": images / seconds,
+        **({"waiting_share": sum(waits) / seconds} if waits else {}),
+    }
+
+
+def _trainable_parameters(network: Network, depth: Depth) -> int:
+    trains = network.plan(depth)
+    return sum(int(np.prod(each.shape)) for each in network.model.trainable_variables if each.path in trains)
+
+
+def _scores(evaluation: Evaluation, val_accuracy: float) -> str:
+    """The accuracies of a run as Markdown."""
+    right = evaluation.predicted == evaluation.labels
+    score = statistics.proportion_interval(int(right.sum()), len(right))
+    return (
+        f"Validation accuracy **{val_accuracy:.3f}**, test accuracy **{score.value:.3f}** "
+        f"(95 % from {score.low:.3f} to {score.high:.3f}, {len(right)} images)."
+    )
+
+
+def _save_model(network: Network, classes: int, folder: Path) -> None:
+    """Save the network in MLflow's format."""
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("float32"), (-1, *network.modality.shape))]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
+    )
+    used = ("keras", "numpy", "tensorflow")
+    requirements = [f"{name}=={version}" for name, version in provenance.packages() if name in used]
+    shutil.rmtree(folder, ignore_errors=True)  # left half-written by a kill
+    mlflow.tensorflow.save_model(network.model, folder, signature=signature, pip_requirements=requirements)
