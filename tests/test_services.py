@@ -204,7 +204,7 @@ def test_a_worker_that_is_killed_costs_its_run_only(engine, request, expected, t
         number for number, line in enumerate(out.splitlines()) if line.startswith("✗ [") and "· lost: " in line
     )
     assert reported < out.splitlines().index("6 runs, best validation accuracy first"), "it is reported when it happens"
-    assert "the same command goes on with it" in out
+    assert "the same command resumes it" in out
     kept = list(tmp_path.glob("launches/*/slurm/*/*.err"))
     assert bool(kept) == (engine == "slurm"), "what its jobs printed, until all are complete"
     trained(*plan)
@@ -245,7 +245,7 @@ def test_a_job_that_slurm_refuses_is_one_sentence(slurm, tmp_path):
     command = train("-m", *TINY, "unfreeze=0,3", f"store={tmp_path}", *slurm, "hydra.launcher.slurm_partition=nowhere")
     out, _ = command.communicate(timeout=PATIENCE)
     assert command.returncode == 1
-    assert "SLURM refuses the job" in out
+    assert "SLURM rejected the job" in out
     assert "nowhere" in out or "partition" in out
     assert "Traceback" not in out
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
