@@ -1,17 +1,15 @@
 """`python train.py --help`: every option of every group, and every key with its value and its comment in `conf/`."""
 
 import re
-import sys
 import textwrap
 from collections.abc import Iterator
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from thaw.cli import common
 from thaw.config import compose
-from thaw.config.explain import explain
 from thaw.config.overrides import parse
-from thaw.errors import user_message
 
 WIDTH = 80
 COMMENTS_AT = 36  # column
@@ -32,18 +30,15 @@ takes lists of either and trains every combination.
 
 def main(words: list[str]) -> int:
     """Print the manual for the configuration that the other arguments compose; swept keys are ignored."""
+    return common.run(lambda: _print(words))
+
+
+def _print(words: list[str]) -> int:
     given = [each for each in words if "=" in each and not each.startswith("-")]
-    try:
-        overrides = [each.input_line or "" for each in parse(given) if not each.is_sweep_override()]
-        compose.register()
-        with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
-            composed = hydra.compose("config", overrides, return_hydra_config=True)
-    except Exception as error:
-        message = user_message(error) or explain(error)
-        if message is None:
-            raise
-        print(message, file=sys.stderr)
-        return 1
+    overrides = [each.input_line or "" for each in parse(given) if not each.is_sweep_override()]
+    compose.register()
+    with hydra.initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        composed = hydra.compose("config", overrides, return_hydra_config=True)
     print("\n".join(manual(composed)))
     return 0
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from thaw import files, progress
 from thaw.config import compose
 from thaw.config.overrides import command_line, sweep_overrides, sweep_size, sweep_values
+from thaw.config.schema import Dataset
 from thaw.config.validate import validate
 from thaw.data.dataset import load_dataset
 from thaw.errors import ThawError, redact
@@ -117,21 +118,15 @@ def open_sweep(composed: DictConfig) -> OpenSweep:
     report.begin_sweep(sweep_size(overrides))
 
     report.phase("checking data")
-    on_cluster = composed.hydra.launcher.get("engine") in CLUSTERS
-    # What identifies the images, wherever they lie: a hash of them, or the dataset's name if only the nodes have it.
-    contents: dict[str, str] = {}
-    for sample in samples:
-        key, path = sample.dataset.model_dump_json(exclude={"image_size", "fold"}), sample.dataset.path
-        elsewhere = on_cluster and path is not None and not Path(path).exists()
-        if key not in contents:
-            loaded = None if elsewhere else load_dataset(sample.dataset, sample.seed, workspace.root)
-            contents[key] = loaded.contents if loaded else sample.dataset_name
+    datasets = [(each.dataset, each.dataset_name, each.seed) for each in samples]
+    images = _images(datasets, composed.hydra.launcher.get("engine") in CLUSTERS, workspace.root)
 
     report.phase("opening MLflow")
     from thaw.tracking.store import connect
 
     store = connect(config.tracking.uri, config.store, config.experiment)
-    values, images = sweep_values(overrides), sorted(set(contents.values()))
+    values = sweep_values(overrides)
+    keys = " ".join(values)
     identity = [
         config.experiment,
         store.name,
@@ -139,13 +134,8 @@ def open_sweep(composed: DictConfig) -> OpenSweep:
         sorted(values),
         _without(signature.relevant(config), list(values)),
     ]
-    place = workspace.sweep(
-        " ".join(values),
-        [
-            identity,
-            first_unfinished(config.rerun, lambda number: workspace.sweep(" ".join(values), [identity, number])),
-        ],
-    )
+    repetition = first_unfinished(config.rerun, lambda number: workspace.sweep(keys, [identity, number]))
+    place = workspace.sweep(keys, [identity, repetition])
     launch = Path(composed.hydra.sweep.dir)
     launch.mkdir(parents=True, exist_ok=True)
     lock = FileLock(launch / "lock")
@@ -155,6 +145,18 @@ def open_sweep(composed: DictConfig) -> OpenSweep:
     sweep = Sweep(str(launch), str(place), values, sweep_size(overrides))
     sweep.write()
     return OpenSweep(sweep, store, lock)
+
+
+def _images(datasets: list[tuple[Dataset, str, int]], on_cluster: bool, root: Path) -> list[str]:
+    """What identifies the images of each dataset, wherever they lie: a hash, or its name if only the nodes have it."""
+    contents: dict[str, str] = {}
+    for dataset, name, seed in datasets:
+        key, path = dataset.model_dump_json(exclude={"image_size", "fold"}), dataset.path
+        elsewhere = on_cluster and path is not None and not Path(path).exists()
+        if key not in contents:
+            loaded = None if elsewhere else load_dataset(dataset, seed, root)
+            contents[key] = loaded.contents if loaded else name
+    return sorted(set(contents.values()))
 
 
 def _of_hydra(composed: DictConfig) -> list[str]:
