@@ -395,7 +395,7 @@ def test_two_devices_come_to_what_one_does(client, tmp_path, weights):
         "training.finetune.epochs=2",
         f"store={tmp_path / 'mlruns'}",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, *plan, *epochs],
         env=environment,
