@@ -107,8 +107,8 @@ def under_two_labels_in_two_splits(root):
 
 LEFT_OUT = [
     (empty_file, "train/cat/a.jpg: is empty"),
-    (text_named_jpg, "train/cat/a.jpg: is no image of a known format"),
-    (page_named_png, "train/cat/a.png: is no image of a known format"),
+    (text_named_jpg, "train/cat/a.jpg: is not an image of a known format"),
+    (page_named_png, "train/cat/a.png: is not an image of a known format"),
     (truncated, "train/cat/a.png: "),
     (bomb, "train/cat/a.png: has 2500 megapixels, and dataset.max_megapixels=100"),
     (too_many_pixels, "train/cat/a.png: has 120 megapixels"),
@@ -179,7 +179,7 @@ REFUSED = [
     (one_class, "needs at least two classes of images; it has cat"),
     (no_train, "has test, val but no train"),
     (two_validations, "has several folders for one split (val, valid); leave one of them"),
-    (all_broken, "train/cat/000.png: is no image of a known format"),
+    (all_broken, "train/cat/000.png: is not an image of a known format"),
 ]
 
 
@@ -314,7 +314,7 @@ def test_all_of_it_is_told_at_once_and_much_of_it_is_counted(root, load):
     with pytest.raises(ThawError) as refusal:
         load(root)
     assert "has 60 entries that cannot be used" in str(refusal.value)
-    assert str(refusal.value).count("is no image of a known format") == checks.LISTED
+    assert str(refusal.value).count("is not an image of a known format") == checks.LISTED
     assert "and 10 more" in str(refusal.value)
 
 

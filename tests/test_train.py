@@ -456,7 +456,7 @@ def test_a_dataset_that_cannot_be_used_ends_a_sweep_before_anything_is_recorded(
     own = [each for each in TINY if not each.startswith("dataset.")]
     status, out, err = command("-m", *own, "dataset=folder", f"dataset.path={root}", "unfreeze=0,3")
     assert status == 1
-    assert err.count("cat/000.png: is no image of a known format") == 1
+    assert err.count("cat/000.png: is not an image of a known format") == 1
     assert "✗" not in out
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
     assert not list((tmp_path / "mlruns").glob("sweeps/*"))

@@ -52,8 +52,11 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(summary, file=sys.stderr)
     if arguments.worst and not arguments.json:
         console = terminal.console(soft_wrap=True)
-        for words in selection.confused(store, run):
-            console.print(words)
+        confused = selection.confused(store, run)
+        if confused:
+            console.print("Confused most often, of all test images:")
+        for words in confused:
+            console.print(f"  {words}")
     if classified and not (arguments.json and arguments.out is None):
         _draw(classified, summary, arguments.out or DRAWN)
     for words in unreadable:

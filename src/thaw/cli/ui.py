@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
     if not 0 < arguments.port < 65536:
-        parser.error(f"--port {arguments.port} is no port; give one from 1 to 65535")
+        parser.error(f"--port {arguments.port} is not a port; give one from 1 to 65535")
     return common.run(lambda: _show(arguments))
 
 
@@ -54,7 +54,7 @@ def _show(arguments: argparse.Namespace) -> int:
     environment = {
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes instead of fourteen
-        "MLFLOW_BACKEND_STORE_URI": store.uri,  # which may have a password, so it is no argument
+        "MLFLOW_BACKEND_STORE_URI": store.uri,  # may hold a password, which arguments would show
     }
     serve = ["server", "--default-artifact-root", store.artifacts, "--host", "127.0.0.1", "--port", str(arguments.port)]
     serve += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]

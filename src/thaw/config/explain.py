@@ -38,14 +38,14 @@ def explain(error: Exception) -> str | None:
     if of_launcher:
         every = sorted({f"hydra.launcher.{name}" for known in options.values() for name in known})
         return (
-            f"{key} is no key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
+            f"{key} is not a key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
             "hydra.launcher.slurm_additional_parameters takes other options of sbatch"
         )
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         known = [*keys(OmegaConf.to_container(hydra.compose("config"))), "experiment", "debug", "hydra/launcher"]
     if key in known:
         return redact(f"{message} {error.__cause__ or ''}".strip())
-    return f"{key} is no key of the configuration{nearest(key, known)}"
+    return f"{key} is not a key of the configuration{nearest(key, known)}"
 
 
 def _options(group: str) -> dict[str, list[str]]:

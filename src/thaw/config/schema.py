@@ -178,7 +178,7 @@ class Training(Section):
             known = list(cls.model_fields)
             for key, value in values.items():
                 if key not in known and not isinstance(value, dict | Stage):
-                    raise ValueError(f"training.{key} is no key of the configuration{nearest(str(key), known)}")
+                    raise ValueError(f"training.{key} is not a key of the configuration{nearest(str(key), known)}")
         return values
 
     @model_validator(mode="after")

@@ -113,7 +113,7 @@ def _sentence(detail, values: dict) -> str:
             key = longer
     if detail["type"] == "extra_forbidden":
         allowed = sorted(known - {key})
-        return f"{key} is no key of the configuration{nearest(key, allowed)}"
+        return f"{key} is not a key of the configuration{nearest(key, allowed)}"
     if detail["type"] == "missing":
         return f"{'.'.join(map(str, detail['loc']))} is missing from the configuration"
     if detail["type"] == "value_error":

@@ -71,24 +71,33 @@ def classify(
     """
     classified: list[Classified] = []
     unreadable: list[str] = []
-    batches = [pictures[first : first + BATCH] for first in range(0, len(pictures), BATCH)]
-    for batch in progress.counted(batches, "predicting", len(batches), "batches"):
-        read: list[tuple[Picture, np.ndarray]] = []
-        for picture in batch:
-            try:
-                read.append((picture, classifier.modality.read(picture.source)))
-            except ThawError as error:
-                unreadable.append(str(error))
-        if not read:
-            continue
-        examples = np.stack([each for _, each in read]).astype(np.float32)
-        padded = np.resize(examples, (len(read) + -len(read) % BATCH_MULTIPLE, *examples.shape[1:]))
-        probabilities = classifier.model.predict(padded, BATCH, verbose=0)[: len(read)]
-        is_explained = explain and len(classified) < MOST
-        heats = grad_cam(*at_pooling(classifier.model), examples) if is_explained else [None] * len(read)
-        for (picture, _), row, heat in zip(read, probabilities, heats, strict=True):
-            classified.append(_classified(classifier, picture, row, heat, top, is_drawn=len(classified) < MOST))
+    with progress.reporter().step("predicting", len(pictures), "images") as step:
+        for first in range(0, len(pictures), BATCH):
+            batch = pictures[first : first + BATCH]
+            read: list[tuple[Picture, np.ndarray]] = []
+            for picture in batch:
+                try:
+                    read.append((picture, classifier.modality.read(picture.source)))
+                except ThawError as error:
+                    unreadable.append(str(error))
+            if read:
+                classified += _answers(classifier, read, top, explain and len(classified) < MOST, len(classified))
+            step.advance(len(batch))
     return classified, unreadable
+
+
+def _answers(
+    classifier: Classifier, read: list[tuple[Picture, np.ndarray]], top: int, is_explained: bool, before: int
+) -> list[Classified]:
+    """The answers for one batch of pictures with their examples; `before` it, that many were classified."""
+    examples = np.stack([each for _, each in read]).astype(np.float32)
+    padded = np.resize(examples, (len(read) + -len(read) % BATCH_MULTIPLE, *examples.shape[1:]))
+    probabilities = classifier.model.predict(padded, BATCH, verbose=0)[: len(read)]
+    heats = grad_cam(*at_pooling(classifier.model), examples) if is_explained else [None] * len(read)
+    return [
+        _classified(classifier, picture, row, heat, top, is_drawn=before + index < MOST)
+        for index, ((picture, _), row, heat) in enumerate(zip(read, probabilities, heats, strict=True))
+    ]
 
 
 def _classified(

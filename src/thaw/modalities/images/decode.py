@@ -172,5 +172,5 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
-        return "is no image of a known format"
+        return "is not an image of a known format"
     return one_line(error)
