@@ -179,7 +179,7 @@ def test_debugging_shortens_every_stage(composed):
         ("training.stages=[head,head]", ["names a stage twice"]),
         ("training.stages=[]", ["training.stages=[]"]),
         ("+training.batchsize=3", ["training.batchsize is not a key of the configuration; did you mean batch_size?"]),
-        ("+training.more.epoch=3", ["training.more.epoch is no key"]),
+        ("+training.more.epoch=3", ["training.more.epoch is not a key"]),
         ("unfreeze=0blocks", ["unfreeze=0blocks is not allowed; give a number of layers", "such as 2blocks, or all"]),
         ("training.head.unfreeze=deep", ["training.head.unfreeze=deep is not allowed"]),
     ],

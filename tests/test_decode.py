@@ -164,11 +164,11 @@ def test_pixels_of_the_right_size_stay_as_they_are():
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
 BAD = {
     "nothing": (b"", "is empty"),
-    "text": (b"not an image", "no image of a known format"),
-    "a page": (b"<!DOCTYPE html><html><body>404</body></html>", "no image of a known format"),
-    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of a known format"),
-    "TIFF": (encoded(NOISE, "TIFF"), "no image of a known format"),
-    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image of a known format"),
+    "text": (b"not an image", "is not an image of a known format"),
+    "a page": (b"<!DOCTYPE html><html><body>404</body></html>", "is not an image of a known format"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image of a known format"),
+    "TIFF": (encoded(NOISE, "TIFF"), "is not an image of a known format"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image of a known format"),
     "PNG header alone": (encoded(NOISE, "PNG")[:16], ""),
     "half a PNG": (encoded(NOISE, "PNG")[:3000], ""),
     "half a JPEG": (encoded(NOISE, "JPEG")[:1500], "truncated"),
@@ -182,7 +182,7 @@ BAD = {
     ),
     "a PNG of 3,600 megapixels": (png_of(60_000), "has 3600 megapixels"),
     "more megapixels than allowed": (encoded(Image.new("L", (2000, 1500)), "PNG"), "has 3 megapixels"),
-    "zeros": (bytes(5000), "no image of a known format"),
+    "zeros": (bytes(5000), "is not an image of a known format"),
 }
 
 
