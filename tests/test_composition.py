@@ -82,6 +82,7 @@ def test_completion_offers_options(monkeypatch, command):
     assert "backbone=xception" in out
 
 
+@pytest.mark.slow
 def test_an_experiment_sweeps_from_any_folder(command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     status, out, err = command("experiment=unfreeze_depth", "unfreeze=0,1", *TINY)

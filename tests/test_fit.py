@@ -29,7 +29,7 @@ def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best"
 
 @pytest.fixture(scope="module")
 def backbone():
-    return build().backbone
+    return build("MobileNet").backbone
 
 
 @pytest.fixture

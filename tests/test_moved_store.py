@@ -22,7 +22,7 @@ def made(tmp_path_factory):
     return store
 
 
-@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+@pytest.mark.parametrize("how", [shutil.copytree, pytest.param(shutil.move, marks=pytest.mark.slow)])
 def test_a_store_that_was_moved_or_copied_is_as_good_as_before(made, command, tmp_path, monkeypatch, capsys, how):
     import compare
     import predict

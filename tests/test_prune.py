@@ -57,6 +57,7 @@ def test_a_run_that_was_deleted_in_mlflow_takes_its_stages_with_it(command, clie
     assert not list((tmp_path / "mlruns" / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_what_it_goes_on_with(command, tmp_path, monkeypatch):
     store = Workspace(tmp_path / "mlruns").create().root
     old = entry(store, "a" * 32, 3600)

@@ -23,42 +23,27 @@ def fitted(monkeypatch):
     return epochs
 
 
-def test_a_sweep_trains_the_head_once_and_every_record_is_whole(command, client, fitted):
-    status, out, err = command("-m", *TINY, "unfreeze=0,3,6")
+def test_a_sweep_trains_nothing_twice_and_grows(command, client, fitted):
+    shown = []
+    for _ in range(2):
+        status, out, err = command("-m", *TINY, "unfreeze=0,3")
+        assert status == 0, err
+        shown.append(out)
+    assert fitted == [1, 2]
+    assert shown[1].count("finished before") == 2
+    assert shown[0][shown[0].index("2 runs") :] == shown[1][shown[1].index("2 runs") :]
+    status, out, err = command("-m", "seed=0", *reversed(TINY), "unfreeze=0,3,6")
     assert status == 0, err
     assert fitted == [1, 2, 2]
-    assert out.count("head reused") == 2
+    assert out.count("head reused") == 1
     (parent,) = sweeps_of(client())
+    assert (parent.info.run_name, parent.info.status) == ("unfreeze=0,3,6", "FINISHED")
     runs = {run.data.params["unfreeze"]: run for run in runs_of(client(), parent)}
     steps = {depth: len(numbers(client(), run)["train_loss"]) for depth, run in runs.items()}
     assert steps == {"0": 1, "3": 2, "6": 2}
     first = runs["0"].info.run_id
     assert [run.data.tags.get("thaw.head.reused_from") for _, run in sorted(runs.items())] == [None, first, first]
     assert len({run.data.tags["thaw.head"] for run in runs.values()}) == 1
-
-
-def test_the_same_command_again_trains_nothing(command, client, fitted):
-    shown = []
-    for _ in range(2):
-        status, out, err = command("-m", *TINY, "unfreeze=0,3")
-        assert status == 0, err
-        shown.append(out)
-    assert len(fitted) == 2
-    assert shown[1].count("finished before") == 2
-    assert shown[0][shown[0].index("2 runs") :] == shown[1][shown[1].index("2 runs") :]
-    (parent,) = sweeps_of(client())
-    assert parent.info.status == "FINISHED"
-    assert len(runs_of(client(), parent)) == 2
-
-
-def test_one_more_value_trains_what_is_new_and_joins_the_parent(command, client, fitted):
-    assert command("-m", *TINY, "unfreeze=0,3")[0] == 0
-    status, out, err = command("-m", "seed=0", *reversed(TINY), "unfreeze=0,3,6")
-    assert status == 0, err
-    assert fitted == [1, 2, 2]
-    (parent,) = sweeps_of(client())
-    assert parent.info.run_name == "unfreeze=0,3,6"
-    assert len(runs_of(client(), parent)) == 3
 
 
 @pytest.mark.slow
@@ -80,6 +65,7 @@ def test_another_base_is_another_sweep_and_reuses_its_stages(command, client, fi
     assert len(sweeps_of(client())) == 2
 
 
+@pytest.mark.slow
 def test_a_single_run_is_found_as_well(command, client, fitted):
     assert command(*TINY, "unfreeze=3")[0] == 0
     status, out, err = command("unfreeze=3", *reversed(TINY))
@@ -100,6 +86,7 @@ def test_rerun_trains_again_on_purpose_each_time(command, client, fitted):
     assert found[1::2] == [found[1]] * 3
 
 
+@pytest.mark.slow
 def test_a_run_deleted_in_mlflow_is_recorded_again_without_training(command, client, fitted):
     assert command(*TINY, "unfreeze=3")[0] == 0
     (run,) = client().search_runs(["1"])

@@ -21,7 +21,7 @@ from thaw.models import weights
 from thaw.training import checkpoints
 
 
-def test_a_sweep_is_one_parent_with_its_runs_nested(command, client, tmp_path):
+def test_a_sweep_is_one_parent_with_what_its_runs_nested_in_it_came_to(command, client, tmp_path):
     status, out, err = command("-m", *TINY, "unfreeze=0,3", "fraction=50,100")
     assert status == 0, err
     assert "[4/4] unfreeze=3 fraction=100 · finetune 1/1 · loss" in out
@@ -42,7 +42,17 @@ def test_a_sweep_is_one_parent_with_its_runs_nested(command, client, tmp_path):
         assert (python, program) == ("python", "train.py")
         given = {each.lower() for each in [*TINY, *run.info.run_name.split(), f"store={tmp_path}/mlruns"]}
         assert {each.lower() for each in alone} == given
+        assert "None" not in run.data.params.values()
+        assert run.info.end_time - run.info.start_time == pytest.approx(
+            1000 * run.data.metrics["wall_seconds"], abs=5000
+        )
     assert client().get_experiment(parent.info.experiment_id).name == "digits"
+    best = max(runs, key=lambda run: run.data.metrics["kept_val_accuracy"])
+    for key in ("kept_val_accuracy", "test_accuracy"):
+        assert parent.data.metrics[key] == best.data.metrics[key]
+    assert (parent.data.metrics["runs"], parent.data.metrics["finished_runs"]) == (4, 4)
+    assert (parent.data.tags["swept.unfreeze"], parent.data.tags["swept.fraction"]) == ("0,3", "50,100")
+    assert parent.data.tags["mlflow.note.content"].startswith("| # | unfreeze | fraction | validation accuracy |")
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +304,7 @@ def test_an_interrupt_that_tensorflow_turns_into_an_error_is_one(command, client
     assert client().search_runs(["1"])[0].info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_jobs_in_parallel_nest_under_one_parent_and_share_the_cores(tmp_path):
     store = tmp_path / "mlruns"
     sweep = ["-m", *TINY, "unfreeze=0,1,2", "hydra/launcher=local", "hydra.launcher.n_jobs=2", f"store={store}"]
@@ -345,7 +356,8 @@ def test_thirty_runs_in_one_process_leave_memory_as_they_found_it(command, tmp_p
     assert used[-1] - used[9] < 20 * 4e6, [each // 2**20 for each in used]
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_another_result_that_keeps_its_promises(command, client, precision):
     import keras
 
@@ -494,29 +506,13 @@ def test_where_fine_tuning_makes_it_worse_the_head_is_kept_and_that_is_said(wors
     assert alone.data.metrics["test_loss"] == kept.data.metrics["test_loss"]
 
 
+@pytest.mark.slow
 def test_the_last_stage_is_tested_when_asked_and_that_it_is_worse_is_said(worse_fine_tuning, client):
     _, last = worse_fine_tuning("last_stage")
     losses = [point.value for point in client().get_metric_history(last.info.run_id, "val_loss")]
     assert last.data.metrics["kept_val_loss"] == min(losses[3:]) > min(losses)
     assert last.data.tags["thaw.kept_stage"] == "finetune"
     assert last.data.tags["thaw.note"].endswith("its weights were kept")
-
-
-def test_the_parent_says_what_its_runs_came_to(command, client):
-    assert command("-m", *TINY, "unfreeze=0,3")[0] == 0
-    (parent,) = commands.sweeps_of(client())
-    runs = commands.runs_of(client(), parent)
-    best = max(runs, key=lambda run: run.data.metrics["kept_val_accuracy"])
-    for key in ("kept_val_accuracy", "test_accuracy"):
-        assert parent.data.metrics[key] == best.data.metrics[key]
-    assert (parent.data.metrics["runs"], parent.data.metrics["finished_runs"]) == (2, 2)
-    assert parent.data.tags["swept.unfreeze"] == "0,3"
-    assert parent.data.tags["mlflow.note.content"].startswith("| # | unfreeze | validation accuracy |")
-    for run in runs:
-        assert "None" not in run.data.params.values()
-        assert run.info.end_time - run.info.start_time == pytest.approx(
-            1000 * run.data.metrics["wall_seconds"], abs=5000
-        )
 
 
 def test_the_device_and_the_store_are_said(command, tmp_path):
@@ -558,6 +554,7 @@ def test_the_kept_epoch_is_its_step_in_mlflow_after_a_head_that_stopped_early(co
     assert run.data.metrics["kept_epoch"] == 6
 
 
+@pytest.mark.slow
 def test_nothing_of_a_store_has_a_signature_or_a_password(command, tmp_path, monkeypatch):
     overrides = [each for each in TINY if each != "tracking.model=false"]
     status, out, err = command("-m", *overrides, "+dataset.url=https://h/a.zip?id=1&sig=s3cret", "seed=0,1")
