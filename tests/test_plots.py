@@ -35,3 +35,11 @@ def test_fonts_that_are_there_are_used(monkeypatch):
 )
 def test_long_names_are_shortened_by_their_width(name, shown):
     assert style.short(name) == shown
+
+
+@pytest.mark.parametrize(("boundaries", "words"), [([], None), ([2], "fine-tuning begins"), ([1, 2], "a stage begins")])
+def test_the_boundaries_between_stages_are_explained_once(boundaries, words):
+    history = [{"loss": 1.0, "val_loss": 1.0, "accuracy": 0.5, "val_accuracy": 0.5}] * 3
+    (legend,) = training.learning_curves(history, boundaries, 0).legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[3:] == ([words] if words else [])

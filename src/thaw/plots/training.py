@@ -32,9 +32,9 @@ def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[in
             axis.plot(epochs, values["validation"], "s--", color=ORANGE, label="validation")
             ring = {"markersize": 11, "fillstyle": "none", "color": ORANGE, "label": "kept epoch"}
             axis.plot(epochs[kept], values["validation"][kept], "o", linestyle="none", **ring)
+            begins = "fine-tuning begins" if len(boundaries) == 1 else "a stage begins"
             for number, boundary in enumerate(boundaries):
-                label = "fine-tuning begins" if number == 0 else None
-                axis.axvline(boundary + 0.5, color=GRAY, linestyle=":", label=label)
+                axis.axvline(boundary + 0.5, color=GRAY, linestyle=":", label=None if number else begins)
             axis.set(xlabel="Epoch", ylabel=unit)
             axis.xaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylim(bottom=0)
