@@ -5,10 +5,10 @@ import time
 import pytest
 from conftest import TINY
 
+from thaw.array_store import remove_unused
 from thaw.cli import prune
 from thaw.files import readable_size
 from thaw.locks import locked
-from thaw.training.array_store import remove_unused
 from thaw.workspace import Workspace
 
 

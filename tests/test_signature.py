@@ -210,7 +210,7 @@ def test_the_code_that_shapes_results_follows_from_imports():
     found = set(provenance.shaping_modules())
     assert found >= {
         "thaw.runs.train", "thaw.runtime", "thaw.training.fit", "thaw.training.losses", "thaw.training.optimizers",
-        "thaw.training.callbacks", "thaw.training.array_store", "thaw.models.graph", "thaw.models.heads",
+        "thaw.training.callbacks", "thaw.array_store", "thaw.models.graph", "thaw.models.heads",
         "thaw.models.backbones.applications", "thaw.modalities.images.decode", "thaw.modalities.images.augment",
         "thaw.data.splits",
     }  # fmt: skip

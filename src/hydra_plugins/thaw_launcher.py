@@ -98,6 +98,7 @@ class ThawLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Train all of them; they are reported as they finish."""
         from thaw import progress
+        from thaw.runs.context import Context
         from thaw.runs.outcome import Outcome
         from thaw.sweeps.engines.available import ENGINES
         from thaw.sweeps.job import HydraJob
@@ -112,7 +113,7 @@ class ThawLauncher(Launcher):
                 composed.hydra.job.id, composed.hydra.job.num = str(number), number
                 composed.hydra.runtime.output_dir = str(launch / str(number))
             HydraConfig.instance().set_config(composed)
-            jobs.append(HydraJob.current(composed))
+            jobs.append(HydraJob.current(composed, Context()))
             calls.append(Call(self.context, self.function, composed, files))
         HydraConfig.instance().set_config(self.config)
         display = progress.reporter()

@@ -36,7 +36,7 @@ def prune(workspace: Workspace) -> Iterator[tuple[str, int]]:
     Needed are the stages of recorded runs, and the features that were used since the earliest interrupted run began.
     Runs that were deleted in MLflow are not needed, if MLflow answers.
     """
-    from thaw.training.array_store import remove_unused
+    from thaw.array_store import remove_unused
 
     yield "runs deleted in MLflow", sum(map(_remove, _deleted(workspace)))
     launches = [each for each in workspace.launch_folders() if not is_locked(each)]

@@ -1,10 +1,11 @@
 """A classifier: backbone and head, and which of their variables train."""
 
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import keras
+import tensorflow as tf
 
 from thaw.config import schema
 from thaw.modalities.images.modality import Images
@@ -25,6 +26,8 @@ class Network:
         modality: of the inputs.
         batch_norm: `frozen` (inference mode, gamma and beta fixed) or `train`.
         trainable: the paths of the variables of each layer that train if nothing is frozen.
+        made: models and traced functions of these layers. Each is made once, as tracing takes longer than training a
+            small head; whoever takes over the layers takes these over as well.
     """
 
     backbone: Backbone
@@ -32,13 +35,16 @@ class Network:
     modality: Images
     batch_norm: Literal["frozen", "train"]
     trainable: dict[str, frozenset[str]]
+    made: dict[Any, Any] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def model(self) -> keras.Model:
         """Tensors of the modality -> probabilities float32 (batch, classes)."""
-        inputs = self.modality.input()
-        features = self.backbone.model(self.backbone.preprocess(inputs))
-        return keras.Model(inputs, chain(self.head, features), name="network")
+        if "model" not in self.made:
+            inputs = self.modality.input()
+            features = self.backbone.model(self.backbone.preprocess(inputs))
+            self.made["model"] = keras.Model(inputs, chain(self.head, features), name="network")
+        return self.made["model"]
 
     def plan(self, depth: Depth) -> frozenset[str]:
         """The paths of the variables that train with the last `depth` units unfrozen."""
@@ -72,23 +78,26 @@ class Network:
             if self.batch_norm == "train" or not isinstance(layer, keras.layers.BatchNormalization)
         ]
 
-    @cached_property
-    def _built(self) -> dict:
-        """Cuts, and models between two of them; each is built once, as TensorFlow traces every model anew."""
-        return {}
-
     def cut(self, depth: Depth) -> Cut:
         """The network in two: a frozen side that no training reaches, and a tail."""
-        if depth not in self._built:
-            self._built[depth] = self._split(depth)
-        return self._built[depth]
+        key = ("cut", depth)
+        if key not in self.made:
+            self.made[key] = self._split(depth)
+        return self.made[key]
 
     def between(self, lower: Cut, upper: Cut) -> keras.Model | None:
         """The features at `lower` -> those at `upper`; None if `lower` is not before `upper`."""
-        key = (lower.key, upper.key)
-        if key not in self._built:
-            self._built[key] = model_between(nodes(self.backbone.model), self.head[0], lower, upper)
-        return self._built[key]
+        key = ("between", lower.key, upper.key)
+        if key not in self.made:
+            self.made[key] = model_between(nodes(self.backbone.model), self.head[0], lower, upper)
+        return self.made[key]
+
+    def inference(self, model: keras.Model) -> Callable[..., list[tf.Tensor]]:
+        """The traced function inputs -> outputs float32 of a model of these layers, in inference mode."""
+        key = ("inference", id(model))
+        if key not in self.made:
+            self.made[key] = tf.function(lambda inputs: _as_float32(model(inputs, training=False)))
+        return self.made[key]
 
     def _split(self, depth: Depth) -> Cut:
         """Cut after pooling if only the head trains, else where it is cheapest; nowhere if that saves nothing."""
@@ -110,6 +119,11 @@ class Network:
         crossing = [keras.Input(tensor.shape[1:], name=f"frontier_{n}") for n, tensor in enumerate(tensors)]
         tail = keras.Model(crossing, chain(self.head, upper(as_inputs(crossing))))
         return Cut(tuple(map(order.index, found)), False, frozen, tail, len(before))
+
+
+def _as_float32(outputs) -> list[tf.Tensor]:
+    """The tensors as float32, whatever the layers compute in."""
+    return [each if each.dtype == tf.float32 else tf.cast(each, tf.float32) for each in keras.tree.flatten(outputs)]
 
 
 def build_network(
@@ -137,10 +151,18 @@ def build_network(
         for layer in backbone.units:
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
-    layers = build_head(head, classes, seed)
-    chain(layers, keras.Input(backbone.model.output.shape[1:]))  # creates the head's variables
+    layers = built_head(backbone, head, classes, seed)
+    for layer in backbone.units:  # an earlier network may have frozen some
+        layer.trainable = True
     trainable = {
         layer.name: frozenset(variable.path for variable in layer.trainable_variables)
         for layer in [*backbone.units, *layers]
     }
     return Network(backbone, layers, modality, batch_norm, trainable)
+
+
+def built_head(backbone: Backbone, head: schema.Head, classes: int, seed: int) -> tuple[keras.Layer, ...]:
+    """The layers of a head with their variables, for the features of a backbone."""
+    layers = build_head(head, classes, seed)
+    chain(layers, keras.Input(backbone.model.output.shape[1:]))
+    return layers

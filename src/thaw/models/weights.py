@@ -1,7 +1,8 @@
 """The initial weights of a backbone: from a file, or random with measured batch-norm statistics."""
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,21 +10,51 @@ import keras
 import numpy as np
 
 from thaw import progress
+from thaw.array_store import ArrayStore, Entry
 from thaw.errors import ThawError, one_line
 from thaw.models.backbone import Backbone
 
 
-def initialize(backbone: Backbone, batches: Iterable[np.ndarray]) -> Backbone:
+def initialize(
+    backbone: Backbone, batches: Iterable[np.ndarray], store: ArrayStore | None = None, key: str = ""
+) -> Backbone:
     """Complete the initial weights of a backbone, and compute their digest.
 
     Args:
         backbone: just built.
         batches: training examples as tensors float32 (batch, ...), from which random weights take their batch-norm
             statistics; unused otherwise.
+        store: keeps random weights with their statistics, which take many passes over the examples.
+        key: what they depend on there.
     """
     if backbone.weights == "random":
-        set_batch_norm_statistics(backbone.model, (backbone.preprocess(batch.copy()) for batch in batches))
+        examples = (backbone.preprocess(batch.copy()) for batch in batches)
+        if store is None or not _stored(backbone.model, examples, store, key):
+            set_batch_norm_statistics(backbone.model, examples)
     return replace(backbone, digest=weights_digest(backbone.model))
+
+
+def _stored(model: keras.Model, batches: Iterable[np.ndarray], store: ArrayStore, key: str) -> bool:
+    """Set all weights to the stored ones, computed first if missing; whether they can be stored."""
+    shapes = [(variable.shape, np.dtype(variable.dtype)) for variable in model.weights]
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
+
+    def compute() -> Iterator[tuple]:
+        set_batch_norm_statistics(model, batches)
+        flat = [np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in model.get_weights()]
+        yield ([np.concatenate(flat)],)
+
+    with store:
+        found = store.get(Entry(key, "initial weights", size, 1, "uint8", "bytes"), compute)
+        if isinstance(found, str):
+            return False
+        values, start = [], 0
+        for shape, dtype in shapes:
+            end = start + math.prod(shape) * dtype.itemsize
+            values.append(found[0][start:end].view(dtype).reshape(shape))
+            start = end
+        model.set_weights(values)
+    return True
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -20,6 +20,7 @@ from thaw.data.dataset import Dataset
 from thaw.data.splits import Split
 
 if TYPE_CHECKING:
+    from thaw.modalities.images.modality import Images
     from thaw.models.network import Network
     from thaw.training.stages import Stage
 
@@ -129,6 +130,26 @@ def of_stage(settings: dict, stage: "Stage", network: "Network", dataset: Datase
             "images": [split.digest for split in (train, dataset.validation)],
             "labels": [_labels(split) for split in (train, dataset.validation)],
             "before": before,
+        }
+    )
+
+
+def of_initial_weights(backbone: schema.Backbone, modality: "Images", seed: int, train: Split) -> str:
+    """The signature of random initial weights with their batch-norm statistics: 64 hexadecimal digits.
+
+    Args:
+        backbone: which network.
+        modality: of its inputs.
+        seed: of the weights.
+        train: the images that the statistics are of.
+    """
+    return _hash(
+        {
+            "backbone": [backbone.name, backbone.alpha, *modality.key],
+            "seed": seed,
+            "images": train.digest,
+            "versions": provenance.versions(),
+            "code": provenance.code(),
         }
     )
 

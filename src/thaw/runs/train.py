@@ -54,11 +54,9 @@ def train(config: Config, context: Context) -> Outcome:
     devices = runtime.start(config.threads or context.threads, config.training.precision, config.training.strategy)
     if context.first:
         report.announce(f"Device: {devices.description}")
+    from thaw.array_store import ArrayStore
     from thaw.modalities.images.modality import Images
     from thaw.models import units
-    from thaw.models.backbones import applications
-    from thaw.models.network import build_network
-    from thaw.models.weights import initialize
     from thaw.runs import record as recording
     from thaw.runs.progress import EpochProgress
     from thaw.runs.results import Results, record_results
@@ -72,7 +70,8 @@ def train(config: Config, context: Context) -> Outcome:
 
     report.phase(f"loading {config.backbone.name}")
     modality, classes = Images.of(config.dataset, config.backbone), len(dataset.class_names)
-    backbone = applications.build(config.backbone, config.weights, modality, config.seed)
+    networks = context.networks()
+    backbone = networks.backbone(config.backbone, config.weights, modality, config.seed, config.unfreeze == "all")
     place = folder(backbone.weights)
     with locked(place, partial(logger.info, "Another process trains this run; waiting for it.")):
         sender.forget_deleted(place, store)
@@ -88,8 +87,13 @@ def train(config: Config, context: Context) -> Outcome:
                 stages = [replace(each, class_weights=class_weights(training[each.name].labels)) for each in stages]
             most = max(map(len, training.values()))
             check_memory(backbone, config.head, config.training, stages, modality, classes, most)
-            backbone = initialize(backbone, sample_examples(training[stages[0].name], modality))
-            network = build_network(backbone, config.head, classes, modality, stages[-1].depth, config.seed)
+            first = training[stages[0].name]
+            stored = ArrayStore(workspace.activations, config.activations.max_gigabytes)
+            key = signature.of_initial_weights(config.backbone, modality, config.seed, first)
+            backbone = networks.initialize(
+                backbone, sample_examples(first, modality), stored if config.activations.keep else None, key
+            )
+            network = networks.network(backbone, config.head, classes, modality, stages[-1].depth, config.seed)
             about = recording.describe_run(record, config, context, network, stages[-1].depth)
             recording.describe_data(record, config.dataset, config.fraction, dataset, training)
 

@@ -1,6 +1,5 @@
 """A Hydra job: what Hydra knows of a run, as the context that the run needs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,24 +35,23 @@ class HydraJob:
     sweep: Sweep | None
 
     @staticmethod
-    def current(composed: DictConfig, connect: Callable | None = None) -> "HydraJob":
+    def current(composed: DictConfig, in_process: Context) -> "HydraJob":
         """The Hydra job that this process is in.
 
         Args:
             composed: its configuration.
-            connect: opens tracking stores, in place of `Context`'s own.
+            in_process: has what the runs of this process share.
         """
         hydra = HydraConfig.get()
         launch = Path(hydra.runtime.output_dir)
         chosen = {key: str(value) for key, value in hydra.runtime.choices.items() if "hydra/" not in key}
         given = {each.key_or_group: each.get_value_string() for each in parse(hydra.overrides.task)}
-        context = Context(
+        context = replace(
+            in_process,
             choices={**chosen, **given},
             command=command_line(hydra.overrides.task),
             threads=runtime.share_of_cores(hydra.launcher),
         )
-        if connect is not None:
-            context = replace(context, connect=connect)
         if not Sweep.file(launch.parent).exists():
             name = f"{chosen['backbone']} unfreeze={composed.unfreeze}"
             return HydraJob(launch, name, replace(context, name=name), None)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,12 @@ import numpy as np
 import tensorflow as tf
 
 from thaw import provenance
+from thaw.array_store import ArrayStore, Entry
 from thaw.config import schema
 from thaw.data.splits import Split
 from thaw.models.cuts import Cut
 from thaw.models.network import Network
 from thaw.models.units import Depth
-from thaw.training.array_store import ArrayStore, Entry
 from thaw.training.batches import (
     PLAIN,
     Views,
@@ -59,7 +59,6 @@ class FeatureCache:
         self.store = ArrayStore(folder, settings.max_gigabytes)
         cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
         self.earliest = sorted(cuts, key=lambda cut: cut.before)
-        self.traced: dict[keras.Model, Callable] = {}
 
     def __enter__(self) -> "FeatureCache":
         self.store.__enter__()
@@ -182,8 +181,6 @@ class FeatureCache:
         Computes `FROZEN_BATCH` rows at a time, whatever the size of the batches. Not with `batches.map`: TensorFlow
         optimizes functions inside a dataset differently, which changes the last bits.
         """
-        if model not in self.traced:
-            self.traced[model] = tf.function(lambda inputs: _as_float32(model(inputs, training=False)))
         waiting: deque[tuple] = deque()  # labels and weights of batches whose outputs are not complete
         rows: list[np.ndarray] = []  # inputs that are not computed yet, for each tensor
         outputs: list[np.ndarray] = []  # outputs that no batch has taken yet
@@ -208,7 +205,8 @@ class FeatureCache:
         count = len(rows[0])
         padded = [np.resize(each, (FROZEN_BATCH, *each.shape[1:])) for each in rows] if count < FROZEN_BATCH else rows
         inputs = [tf.constant(each) for each in padded]
-        return [each.numpy()[:count] for each in self.traced[model](inputs if len(inputs) > 1 else inputs[0])]
+        outputs = self.network.inference(model)(inputs if len(inputs) > 1 else inputs[0])
+        return [each.numpy()[:count] for each in outputs]
 
     def _name(self, cut: Cut, split: Split, views: Views, number: int | None) -> str:
         """Hash of everything that the outputs depend on."""
@@ -233,11 +231,6 @@ def _concatenate(rows: list[np.ndarray], more: list[np.ndarray]) -> list[np.ndar
     if not rows or not len(rows[0]):
         return more
     return [np.concatenate(each) for each in zip(rows, more, strict=True)]
-
-
-def _as_float32(outputs) -> list[tf.Tensor]:
-    """The tensors as float32, whatever the layers compute in."""
-    return [each if each.dtype == tf.float32 else tf.cast(each, tf.float32) for each in keras.tree.flatten(outputs)]
 
 
 def _hash(parts: list | dict) -> str:

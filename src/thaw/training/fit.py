@@ -61,7 +61,7 @@ def fit_stage(
     model = cut.tail
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
-    compile_stage(model, stage)
+    compile_stage(model, stage, network)
     if done := checkpoints.finished(model, folder):
         replay(callbacks, model, stage, done.history, "whole")
         return done
@@ -98,8 +98,18 @@ def fit_stage(
     return checkpoints.finish(model, folder, history, trained_by, stage.evaluate)
 
 
-def compile_stage(model: keras.Model, stage: Stage) -> None:
-    """Give the model its optimizer, loss and metrics."""
+def compile_stage(model: keras.Model, stage: Stage, network: Network) -> None:
+    """Give a model of the network its optimizer, loss and metrics, or those of an earlier run back as they began.
+
+    Compiling drops the traced steps, so that it is left out where only the learning rate differs.
+    """
+    settings = (stage.settings.optimizer, stage.class_weights, network.plan(stage.depth))
+    key = ("compiled", id(model))
+    if network.made.get(key) == settings:
+        for variable in model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))  # as every optimizer here begins
+        model.optimizer.learning_rate.assign(stage.settings.learning_rate)
+        return
     model.compile(
         optimizer=build_optimizer(stage.settings.optimizer, stage.settings.learning_rate),
         loss=build_loss(stage.class_weights),
@@ -110,3 +120,4 @@ def compile_stage(model: keras.Model, stage: Stage) -> None:
         ],
     )
     model.optimizer.build(model.trainable_variables)
+    network.made[key] = settings

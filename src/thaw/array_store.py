@@ -1,4 +1,4 @@
-"""Arrays on disk, computed once by one process: the storage of the feature cache.
+"""Arrays on disk, computed once by one process: features, decoded images, initial weights.
 
 The name of an entry is a hash of everything that its values depend on. Entries are written atomically, verified before
 use, and locked while in use. When the store is full, the least recently used ones are evicted.
@@ -33,6 +33,7 @@ class Entry:
         rows: how many each array has.
         row_bytes: the size of a row of all arrays.
         dtype: of all arrays.
+        unit: what the rows are, for progress reports.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Entry:
     rows: int
     row_bytes: int
     dtype: str
+    unit: str = "images"
 
     @property
     def gigabytes(self) -> float:
@@ -116,7 +118,7 @@ class ArrayStore:
     def _clear(self, name: str) -> None:
         """Remove a damaged entry, and what a killed writer left."""
         if (self.folder / name).exists():
-            logger.info(f"The cached features {name} are damaged and are computed again.")
+            logger.info(f"The cached arrays {name} are damaged and are computed again.")
             shutil.rmtree(self.folder / name)
         shutil.rmtree(self.folder / f"{name}.partial", ignore_errors=True)
 
@@ -125,7 +127,7 @@ class ArrayStore:
         partial.mkdir()
         arrays: list[np.memmap] = []
         done = 0
-        with progress.reporter().step(entry.what, entry.rows, "images") as step:
+        with progress.reporter().step(entry.what, entry.rows, entry.unit) as step:
             for tensors, *_ in batches:
                 if not arrays:
                     arrays = [

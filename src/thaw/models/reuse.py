@@ -1,0 +1,117 @@
+"""Backbones and networks that serve the runs of a process one after the other, each with initial weights of its own.
+
+Building a network and tracing its functions takes longer than training a small head. A run changes weights and which
+layers train, and both are set back. Networks that train from scratch, and those of several devices, are built anew:
+their dropout and their variables belong to one run.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from thaw.array_store import ArrayStore
+from thaw.config import schema
+from thaw.modalities.images.modality import Images
+from thaw.models.backbone import Backbone
+from thaw.models.backbones import applications
+from thaw.models.network import Network, build_network, built_head
+from thaw.models.units import Depth
+from thaw.models.weights import initialize
+
+BACKBONES, HEADS = 2, 4  # in memory at a time
+
+
+@dataclass
+class _Kept:
+    """A backbone and what was made with it.
+
+    Attributes:
+        backbone: without a digest.
+        built: the weights that it was built with.
+        initial: key of the initial weights -> these weights and their digest; the last one only.
+        networks: key of the head -> the network.
+    """
+
+    backbone: Backbone
+    built: list[np.ndarray]
+    initial: dict[str, tuple[list[np.ndarray], str]] = field(default_factory=dict)
+    networks: dict[tuple, Network] = field(default_factory=dict)
+
+
+class Networks:
+    """The networks of one process; a run asks for its backbone, for the initial weights, and for the network."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple, _Kept] = {}
+
+    def backbone(
+        self, settings: schema.Backbone, weights: schema.Weights, modality: Images, seed: int, from_scratch: bool
+    ) -> Backbone:
+        """As `applications.build`; the weights are undefined before `initialize`.
+
+        Args:
+            settings: which network.
+            weights: which weights.
+            modality: of its inputs.
+            seed: of random weights.
+            from_scratch: whether everything may train.
+        """
+        if from_scratch or tf.distribute.has_strategy():
+            return applications.build(settings, weights, modality, seed)
+        file = Path(weights.path or "")
+        written = file.stat().st_mtime_ns if weights.source == "file" and file.is_file() else None
+        network = (settings.name, settings.alpha, *modality.key, keras.config.dtype_policy().name)
+        key = (*network, weights.source, weights.path, written)
+        for each in (key, (*key, seed)):
+            if each in self.kept:
+                self.kept[each] = self.kept.pop(each)  # the last one used
+                return self.kept[each].backbone
+        while len(self.kept) >= BACKBONES:
+            del self.kept[next(iter(self.kept))]
+        backbone = applications.build(settings, weights, modality, seed)
+        of_seed = (seed,) if backbone.weights == "random" else ()
+        self.kept[(*key, *of_seed)] = _Kept(backbone, backbone.model.get_weights())
+        return backbone
+
+    def initialize(
+        self, backbone: Backbone, batches: Iterable[np.ndarray], store: ArrayStore | None, key: str
+    ) -> Backbone:
+        """As `weights.initialize`."""
+        kept = self._kept(backbone)
+        if kept is None:
+            return initialize(backbone, batches, store, key)
+        key = key if backbone.weights == "random" else ""
+        if key in kept.initial:
+            values, digest = kept.initial[key]
+            backbone.model.set_weights(values)
+            return replace(backbone, digest=digest)
+        backbone.model.set_weights(kept.built)
+        complete = initialize(backbone, batches, store, key)
+        values = backbone.model.get_weights() if backbone.weights == "random" else kept.built
+        kept.initial = {key: (values, complete.digest)}
+        return complete
+
+    def network(
+        self, backbone: Backbone, head: schema.Head, classes: int, modality: Images, deepest: Depth, seed: int
+    ) -> Network:
+        """As `build_network`."""
+        kept = self._kept(backbone)
+        if kept is None:
+            return build_network(backbone, head, classes, modality, deepest, seed)
+        key = (head.model_dump_json(), classes)
+        if key in kept.networks:
+            network = kept.networks[key] = kept.networks.pop(key)
+            for layer, fresh in zip(network.head, built_head(backbone, head, classes, seed), strict=True):
+                layer.set_weights(fresh.get_weights())
+            return replace(network, backbone=backbone)
+        while len(kept.networks) >= HEADS:
+            del kept.networks[next(iter(kept.networks))]
+        kept.networks[key] = build_network(backbone, head, classes, modality, deepest, seed)
+        return kept.networks[key]
+
+    def _kept(self, backbone: Backbone) -> _Kept | None:
+        return next((each for each in self.kept.values() if each.backbone.model is backbone.model), None)
