@@ -21,9 +21,9 @@ RANDOM, HEAD = schema.Weights(source="random"), schema.Head(hidden=4, dropout=0.
 
 @pytest.fixture(autouse=True)
 def of_a_new_process():
-    cli.networks.cache_clear()
+    cli.NETWORKS.clear()
     yield
-    cli.networks.cache_clear()
+    cli.NETWORKS.clear()
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_run_has_the_same_bits_whatever_runs_came_before_it(command, client, b
     assert command(*run)[0] == 0
     (alone,) = client().search_runs(["1"])
     assert built == [0]
-    cli.networks.cache_clear()
+    cli.NETWORKS.clear()
     earlier = ["training.head.learning_rate=0.1", "training.finetune.learning_rate=0.05"]
     elsewhere = f"store={tmp_path / 'b' / 'mlruns'}"
     assert command(*run, *earlier, elsewhere)[0] == 0
@@ -86,7 +86,7 @@ def client_of(folder):
 
 
 def test_a_network_is_built_once_and_begins_each_run_with_its_initial_weights(built):
-    networks = reuse.Networks()
+    networks = reuse.Networks({})
     first = started(networks)
     initial = first.model.get_weights()
     spoil(first)
@@ -100,14 +100,14 @@ def test_a_network_is_built_once_and_begins_each_run_with_its_initial_weights(bu
     other_head = started(networks, head=schema.Head())
     assert built == [0]
     assert len(other_head.head) == 2
-    fresh = started(reuse.Networks(), head=schema.Head())
+    fresh = started(reuse.Networks({}), head=schema.Head())
     assert list(other_head.trainable.values()) == list(fresh.trainable.values())
     for one, other in zip(other_head.model.get_weights(), fresh.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_another_seed_has_random_weights_of_its_own_and_only_a_new_head_on_those_of_a_file(built, tmp_path):
-    networks = reuse.Networks()
+    networks = reuse.Networks({})
     random, other = started(networks), started(networks, seed=1)
     assert built == [0, 1]
     assert random.backbone.digest != other.backbone.digest
@@ -127,22 +127,22 @@ def test_another_seed_has_random_weights_of_its_own_and_only_a_new_head_on_those
 
 def test_random_weights_with_their_statistics_are_computed_once_for_all_processes(measured, tmp_path):
     digests = [
-        started(reuse.Networks(), seed, split=split, store=ArrayStore(tmp_path, 1.0)).backbone.digest
+        started(reuse.Networks({}), seed, split=split, store=ArrayStore(tmp_path, 1.0)).backbone.digest
         for seed, split in [(0, images()), (0, images()), (0, images(20, 1)), (1, images())]
     ]
     assert len(measured) == 3
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
-    assert started(reuse.Networks()).backbone.digest == digests[0]
+    assert started(reuse.Networks({})).backbone.digest == digests[0]
 
 
 @pytest.mark.parametrize("room", [0.0, 1.0])
 def test_stored_weights_that_are_damaged_or_do_not_fit_are_computed_again(measured, tmp_path, room):
-    digest = started(reuse.Networks(), store=ArrayStore(tmp_path, room)).backbone.digest
+    digest = started(reuse.Networks({}), store=ArrayStore(tmp_path, room)).backbone.digest
     for file in tmp_path.glob("*/0.npy"):
         content = bytearray(file.read_bytes())
         content[-9] ^= 1
         file.write_bytes(content)
-    again = started(reuse.Networks(), store=ArrayStore(tmp_path, room))
+    again = started(reuse.Networks({}), store=ArrayStore(tmp_path, room))
     assert again.backbone.digest == digest
     assert len(measured) == 2

@@ -23,10 +23,10 @@ from thaw.runs.outcome import Outcome
 from thaw.workspace import Workspace
 
 if TYPE_CHECKING:
-    from thaw.models.reuse import Networks
     from thaw.tracking.store import Store
 
 logger = logging.getLogger(__name__)
+NETWORKS: dict = {}  # that this process keeps
 
 
 @cache
@@ -35,14 +35,6 @@ def connect(uri: str | None, root: str, experiment: str | None) -> "Store":
     from thaw.tracking.store import connect
 
     return connect(uri, root, experiment)
-
-
-@cache
-def networks() -> "Networks":
-    """The networks that all runs of the command share."""
-    from thaw.models.reuse import Networks
-
-    return Networks()
 
 
 @dataclass
@@ -70,7 +62,7 @@ def reported(composed: DictConfig) -> Iterator[Job]:
     """
     from thaw.sweeps.job import HydraJob, RunFailed
 
-    hydra_job = HydraJob.current(composed, Context(connect=connect, networks=networks))
+    hydra_job = HydraJob.current(composed, Context(connect=connect, networks=NETWORKS))
     display = progress.reporter()
     job, failure = Job(hydra_job.context), None
     display.begin_run(hydra_job.label)

@@ -43,10 +43,14 @@ class _Kept:
 
 
 class Networks:
-    """The networks of one process; a run asks for its backbone, for the initial weights, and for the network."""
+    """The networks of one process; a run asks for its backbone, for the initial weights, and for the network.
 
-    def __init__(self) -> None:
-        self.kept: dict[tuple, _Kept] = {}
+    Args:
+        kept: those of the runs before; changed in place.
+    """
+
+    def __init__(self, kept: dict[tuple, _Kept]):
+        self.kept = kept
 
     def backbone(
         self, settings: schema.Backbone, weights: schema.Weights, modality: Images, seed: int, from_scratch: bool

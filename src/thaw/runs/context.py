@@ -9,8 +9,7 @@ from thaw.config.schema import Unfreeze
 from thaw.tracking import journal
 from thaw.workspace import Workspace
 
-if TYPE_CHECKING:  # MLflow and TensorFlow are imported when a run starts, not for --help
-    from thaw.models.reuse import Networks
+if TYPE_CHECKING:  # MLflow is imported when a run starts, not for --help
     from thaw.tracking.store import Store
 
 
@@ -18,12 +17,6 @@ def _connect(uri: str | None, root: str, experiment: str | None) -> "Store":
     from thaw.tracking.store import connect
 
     return connect(uri, root, experiment)
-
-
-def _networks() -> "Networks":
-    from thaw.models.reuse import Networks
-
-    return Networks()
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Context:
         threads: its share of the cores.
         first: whether it is the first run of the command, which announces what all have in common.
         connect: opens a tracking store, as `tracking.store.connect`.
-        networks: returns the networks that runs of this process share.
+        networks: those that `models.reuse` keeps for the next runs of this process.
     """
 
     name: str = "run"
@@ -50,7 +43,7 @@ class Context:
     threads: int = 1
     first: bool = True
     connect: Callable[[str | None, str, str | None], "Store"] = _connect
-    networks: Callable[[], "Networks"] = _networks
+    networks: dict = field(default_factory=dict)
 
     def run_folder(self, workspace: Workspace, signature: str, recorded: list, rerun: bool) -> Path:
         """The folder of the run: one for each signature, sweep and place to be recorded.

@@ -57,6 +57,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.array_store import ArrayStore
     from thaw.modalities.images.modality import Images
     from thaw.models import units
+    from thaw.models.reuse import Networks
     from thaw.runs import record as recording
     from thaw.runs.progress import EpochProgress
     from thaw.runs.results import Results, record_results
@@ -70,7 +71,7 @@ def train(config: Config, context: Context) -> Outcome:
 
     report.phase(f"loading {config.backbone.name}")
     modality, classes = Images.of(config.dataset, config.backbone), len(dataset.class_names)
-    networks = context.networks()
+    networks = Networks(context.networks)
     backbone = networks.backbone(config.backbone, config.weights, modality, config.seed, config.unfreeze == "all")
     place = folder(backbone.weights)
     with locked(place, partial(logger.info, "Another process trains this run; waiting for it.")):
