@@ -57,10 +57,19 @@ def spoil(network):
     network.unfreeze("all")
 
 
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("adamw", marks=pytest.mark.slow), "sgd", "rmsprop"])
-def test_a_run_has_the_same_bits_whatever_runs_came_before_it(command, client, built, tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "precision"),
+    [
+        ("adam", "float32"),
+        pytest.param("adamw", "float32", marks=pytest.mark.slow),
+        pytest.param("rmsprop", "float32", marks=pytest.mark.slow),
+        pytest.param("sgd", "mixed_float16", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_has_the_same_bits_whatever_runs_came_before_it(command, client, built, tmp_path, optimizer, precision):
     run = [*TINY, "head.hidden=8", "head.dropout=0.5", "augmentation=light", "training.head.epochs=2"]
     run += ["unfreeze=6", f"training.head.optimizer={optimizer}", f"training.finetune.optimizer={optimizer}"]
+    run += [f"training.precision={precision}"]
     assert command(*run)[0] == 0
     (alone,) = client().search_runs(["1"])
     assert built == [0]

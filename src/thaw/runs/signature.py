@@ -134,7 +134,7 @@ def of_stage(settings: dict, stage: "Stage", network: "Network", dataset: Datase
     )
 
 
-def of_initial_weights(backbone: schema.Backbone, modality: "Images", seed: int, train: Split) -> str:
+def of_initial_weights(backbone: schema.Backbone, modality: "Images", seed: int, train: Split, precision: str) -> str:
     """The signature of random initial weights with their batch-norm statistics: 64 hexadecimal digits.
 
     Args:
@@ -142,11 +142,13 @@ def of_initial_weights(backbone: schema.Backbone, modality: "Images", seed: int,
         modality: of its inputs.
         seed: of the weights.
         train: the images that the statistics are of.
+        precision: that they are computed in.
     """
     return _hash(
         {
             "backbone": [backbone.name, backbone.alpha, *modality.key],
             "seed": seed,
+            "computed": precision,
             "images": train.digest,
             "versions": provenance.versions(),
             "code": provenance.code(),

@@ -90,7 +90,7 @@ def train(config: Config, context: Context) -> Outcome:
             check_memory(backbone, config.head, config.training, stages, modality, classes, most)
             first = training[stages[0].name]
             stored = ArrayStore(workspace.activations, config.activations.max_gigabytes)
-            key = signature.of_initial_weights(config.backbone, modality, config.seed, first)
+            key = signature.of_initial_weights(config.backbone, modality, config.seed, first, config.training.precision)
             backbone = networks.initialize(
                 backbone, sample_examples(first, modality), stored if config.activations.keep else None, key
             )

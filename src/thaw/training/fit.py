@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from thaw import runtime
@@ -105,9 +106,10 @@ def compile_stage(model: keras.Model, stage: Stage, network: Network) -> None:
     """
     settings = (stage.settings.optimizer, stage.class_weights, network.plan(stage.depth))
     key = ("compiled", id(model))
-    if network.made.get(key) == settings:
-        for variable in model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))  # as every optimizer here begins
+    compiled, initial = network.made.get(key, (None, []))
+    if compiled == settings:
+        for variable, value in zip(model.optimizer.variables, initial, strict=True):
+            variable.assign(keras.ops.zeros_like(variable) if value is None else value)
         model.optimizer.learning_rate.assign(stage.settings.learning_rate)
         return
     model.compile(
@@ -120,4 +122,5 @@ def compile_stage(model: keras.Model, stage: Stage, network: Network) -> None:
         ],
     )
     model.optimizer.build(model.trainable_variables)
-    network.made[key] = settings
+    values = (variable.numpy() for variable in model.optimizer.variables)
+    network.made[key] = settings, [value if np.any(value) else None for value in values]  # most are zeros
