@@ -14,6 +14,8 @@ from thaw.models import reuse, weights
 from thaw.models.backbones import applications
 from thaw.models.weights import weights_digest
 from thaw.training.batches import sample_examples
+from thaw.training.memory import estimate
+from thaw.training.stages import plan_stages
 
 MOBILENET = schema.Backbone(name="MobileNet", image_size=32, smallest_size=32, alpha=0.25)
 RANDOM, HEAD = schema.Weights(source="random"), schema.Head(hidden=4, dropout=0.5)
@@ -94,6 +96,31 @@ def client_of(folder):
     return MlflowClient(f"sqlite:///{folder / 'mlruns' / 'mlflow.db'}")
 
 
+@pytest.mark.slow
+def test_runs_of_many_kinds_in_one_process_have_the_bits_of_each_alone(command, client, tmp_path):
+    kinds = [
+        ["unfreeze=6"],
+        ["unfreeze=3", "fraction=50"],
+        ["unfreeze=all"],
+        ["unfreeze=3", "head.hidden=8", "head.dropout=0.5", "augmentation=light"],
+        ["unfreeze=3", "training.finetune.optimizer=sgd", "training.head.patience=1"],
+        ["unfreeze=6", "dataset.image_size=40"],
+        ["unfreeze=6", "training.class_weights=balanced"],
+        ["unfreeze=0", "seed=1"],
+        ["training=gradual", "unfreeze=2blocks"],
+        ["unfreeze=6", "activations=off", "training.batch_size=12"],
+    ]
+    for kind in kinds:
+        assert command(*TINY, *kind)[0] == 0
+    together = client().search_runs(["1"], order_by=["attributes.start_time"])
+    for number, (kind, run) in enumerate(zip(kinds, together, strict=True)):
+        cli.NETWORKS.clear()
+        status, _, err = command(*TINY, *kind, f"store={tmp_path / str(number) / 'mlruns'}")
+        assert status == 0, err
+        alone = client_of(tmp_path / str(number))
+        assert numbers(alone, alone.search_runs(["1"])[0]) == numbers(client(), run), kind
+
+
 def test_a_network_is_built_once_and_begins_each_run_with_its_initial_weights(built):
     networks = reuse.Networks({})
     first = started(networks)
@@ -132,6 +159,24 @@ def test_another_seed_has_random_weights_of_its_own_and_only_a_new_head_on_those
     other.backbone.model.save_weights(file)
     assert started(networks, source=source).backbone.digest != first.backbone.digest
     assert built == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_what_an_earlier_run_froze_is_neither_measured_nor_counted_otherwise(built, depth):
+    networks, others = reuse.Networks({}), images(20, 1)
+    started(networks).unfreeze(depth)
+    kept, fresh = started(networks, split=others), started(reuse.Networks({}), split=others)
+    assert built == [0, 0]
+    assert kept.backbone.digest == fresh.backbone.digest
+    started(networks).unfreeze(depth)
+    backbone = networks.backbone(MOBILENET, RANDOM, Images(32), 0, from_scratch=False)
+    training = schema.Training()
+    stages = plan_stages(training, 20, backbone)
+    needed = [
+        estimate(each, HEAD, training, stages, Images(32), 3, 20)["gradients and optimizer"]
+        for each in (backbone, applications.build(MOBILENET, RANDOM, Images(32), 0))
+    ]
+    assert needed[0] == needed[1]
 
 
 def test_random_weights_with_their_statistics_are_computed_once_for_all_processes(measured, tmp_path):

@@ -152,8 +152,6 @@ def build_network(
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
     layers = built_head(backbone, head, classes, seed)
-    for layer in backbone.units:  # an earlier network may have frozen some
-        layer.trainable = True
     trainable = {
         layer.name: frozenset(variable.path for variable in layer.trainable_variables)
         for layer in [*backbone.units, *layers]

@@ -72,8 +72,10 @@ class Networks:
         key = (*network, weights.source, weights.path, written)
         for each in (key, (*key, seed)):
             if each in self.kept:
-                self.kept[each] = self.kept.pop(each)  # the last one used
-                return self.kept[each].backbone
+                kept = self.kept[each] = self.kept.pop(each)  # the last one used
+                for layer in kept.backbone.units:
+                    layer.trainable = True
+                return kept.backbone
         while len(self.kept) >= BACKBONES:
             del self.kept[next(iter(self.kept))]
         backbone = applications.build(settings, weights, modality, seed)
