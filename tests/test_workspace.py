@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 
 from thaw import workspace
-from thaw.cli import common, prune, sync
+from thaw.cli import command, prune, sync
 from thaw.errors import ThawError
 from thaw.tracking import journal
 from thaw.workspace import Workspace
@@ -123,5 +123,5 @@ def test_what_a_system_puts_into_folders_is_in_nobodys_way(command, tmp_path, mo
 def test_a_home_folder_is_found_where_the_shell_leaves_it_to_us(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     parser = argparse.ArgumentParser()
-    common.add_store(parser)
+    command.add_store(parser)
     assert parser.parse_args(["--store=~/runs"]).store == tmp_path / "runs"

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thaw import progress
-from thaw.cli import argv, common, terminal
+from thaw.cli import argv, command, terminal
 from thaw.config import compose
 from thaw.config.validate import validate
 from thaw.data.checks import CLASS_EXCLUDED, balance
@@ -18,7 +18,7 @@ from thaw.workspace import Workspace
 
 def main() -> int:
     """Print everything that is wrong; status 1 if anything is."""
-    return common.run(lambda: _check(sys.argv[1:]))
+    return command.run(lambda: _check(sys.argv[1:]))
 
 
 def _check(words: list[str]) -> int:

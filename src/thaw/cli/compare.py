@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thaw.cli import common, terminal
+from thaw.cli import command, terminal
 from thaw.tracking.names import VALIDATION
 from thaw.workspace import ROOT
 
@@ -18,7 +18,7 @@ WORST, THUMBNAIL = 12, 160  # test images on the page, and their longer side in 
 
 def main() -> int:
     """Print the comparison; with --out write the report, with --notebook the note."""
-    return common.run(lambda: _compare(_arguments()))
+    return command.run(lambda: _compare(_arguments()))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -26,7 +26,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from thaw.analysis.text import print_comparison
 
     console = terminal.console(soft_wrap=True)
-    store = common.connect(arguments.uri, arguments.store)
+    store = command.connect(arguments.uri, arguments.store)
     if store is None:
         return 1
     found = compare(
@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", nargs="+", default=[], metavar="ID", help="compare these runs only")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.html and its charts there")
     parser.add_argument("--notebook", action="store_true", help="write experiments/results/EXPERIMENT.md and charts")
-    common.add_tracking(parser)
+    command.add_tracking(parser)
     return parser.parse_args()
 
 

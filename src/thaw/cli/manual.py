@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from thaw.cli import common
+from thaw.cli import command
 from thaw.config import compose
 from thaw.config.overrides import parse
 
@@ -30,7 +30,7 @@ takes lists of either and trains every combination.
 
 def main(words: list[str]) -> int:
     """Print the manual for the configuration that the other arguments compose; swept keys are ignored."""
-    return common.run(lambda: _print(words))
+    return command.run(lambda: _print(words))
 
 
 def _print(words: list[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thaw import drawings, progress, runtime
-from thaw.cli import common, terminal
+from thaw.cli import command, terminal
 from thaw.errors import ThawError
 from thaw.tracking.names import VALIDATION
 
@@ -24,13 +24,13 @@ DRAWN = Path("prediction.png")  # without --out
 
 def main() -> int:
     """Classify, print, and draw; status 1 if a file could not be read."""
-    return common.run(lambda: _predict(_arguments()))
+    return command.run(lambda: _predict(_arguments()))
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     from thaw.serving import selection
 
-    store = common.connect(arguments.uri, arguments.store)
+    store = command.connect(arguments.uri, arguments.store)
     if store is None:
         return 1
     run = selection.choose(store, arguments.run, arguments.experiment)
@@ -111,7 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=9, help="with --split: how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="with --split: of the draw (default: %(default)s)")
     parser.add_argument("--worst", type=int, metavar="N", help="the test images that the run got most wrong")
-    common.add_tracking(parser)
+    command.add_tracking(parser)
     arguments = parser.parse_args()
     if min(arguments.top, arguments.count, 1 if arguments.worst is None else arguments.worst) < 1:
         parser.error("--top, --count and --worst take numbers from 1 up")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from thaw.cli import common, terminal
+from thaw.cli import command, terminal
 from thaw.files import readable_size, size_of
 from thaw.locks import is_locked
 from thaw.tracking import journal
@@ -16,9 +16,9 @@ from thaw.workspace import Workspace
 def main() -> int:
     """Print what is deleted, and the disk usage before and after."""
     parser = argparse.ArgumentParser(prog="make prune", description=__doc__)
-    common.add_store(parser)
+    command.add_store(parser)
     root = parser.parse_args().store
-    return common.run(lambda: _prune(Workspace(root).open()))
+    return command.run(lambda: _prune(Workspace(root).open()))
 
 
 def _prune(workspace: Workspace) -> int:

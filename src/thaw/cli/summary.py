@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thaw.cli.common import store_option, ui_command
+from thaw.cli.command import store_option, ui_command
 from thaw.cli.terminal import link
 from thaw.runs.outcome import Outcome
 from thaw.sweeps.summary import Summary, rows

@@ -3,16 +3,16 @@
 import argparse
 import sys
 
-from thaw.cli import common
+from thaw.cli import command
 from thaw.workspace import Workspace
 
 
 def main() -> int:
     """Print how many lines were sent; status 1 if some are pending."""
     parser = argparse.ArgumentParser(prog="make sync", description=__doc__)
-    common.add_store(parser)
+    command.add_store(parser)
     root = parser.parse_args().store
-    return common.run(lambda: _sync(Workspace(root).open()))
+    return command.run(lambda: _sync(Workspace(root).open()))
 
 
 def _sync(workspace: Workspace) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from thaw.cli import common
+from thaw.cli import command
 from thaw.cli.terminal import console, link
 
 if TYPE_CHECKING:
@@ -25,16 +25,16 @@ PATIENCE = 60.0  # seconds for the server to answer
 def main() -> int:
     """Start MLflow's server, print the addresses once it answers, and stay quiet until it ends."""
     parser = argparse.ArgumentParser(prog="make ui", description=__doc__)
-    common.add_tracking(parser)
+    command.add_tracking(parser)
     parser.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
     if not 0 < arguments.port < 65536:
         parser.error(f"--port {arguments.port} is not a port; give one from 1 to 65535")
-    return common.run(lambda: _show(arguments))
+    return command.run(lambda: _show(arguments))
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    store = common.connect(arguments.uri, arguments.store)
+    store = command.connect(arguments.uri, arguments.store)
     if store is None:
         return 1
     from thaw.tracking.sync import send_pending
@@ -56,11 +56,11 @@ def _show(arguments: argparse.Namespace) -> int:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # two processes instead of fourteen
         "MLFLOW_BACKEND_STORE_URI": store.uri,  # may hold a password, which arguments would show
     }
-    serve = ["server", "--default-artifact-root", store.artifacts, "--host", "127.0.0.1", "--port", str(arguments.port)]
+    serve = [sys.executable, "-m", "mlflow", "server"]
+    serve += ["--default-artifact-root", store.artifacts, "--host", "127.0.0.1", "--port", str(arguments.port)]
     serve += ["--workers", "1", "--uvicorn-opts", "--log-level warning"]
     with tempfile.TemporaryFile("w+") as printed:
-        command = [sys.executable, "-m", "mlflow", *serve]
-        server = subprocess.Popen(command, stdout=printed, stderr=printed, env=environment)
+        server = subprocess.Popen(serve, stdout=printed, stderr=printed, env=environment)
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         try:
             if not _answers(server, host):
