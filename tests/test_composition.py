@@ -15,6 +15,7 @@ from thaw.config.overrides import sweep_overrides, sweep_size
     [
         (["backbone=effnetb00"], ["backbone=effnetb00 does not exist", "xception", "did you mean effnetb0?"]),
         (["experiment=unfreeze_dept"], ["experiment=unfreeze_dept", "did you mean unfreeze_depth?"]),
+        (["experiment=food_vision/model_9"], ["experiment=food_vision/model_9", "food_vision/model_4, fraction"]),
         (["unfreez=20"], ["unfreez is not a key", "did you mean unfreeze?"]),
         (["training.head.epoch=3"], ["training.head.epoch is not a key", "did you mean training.head.epochs?"]),
         (["backbon=xception"], ["backbon is not a key", "did you mean backbone?"]),

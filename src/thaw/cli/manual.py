@@ -75,10 +75,7 @@ def groups() -> dict[str, list[str]]:
         group = file.parent.relative_to(compose.CONF).as_posix()
         if group != ".":
             found.setdefault(group, []).append(file.stem)
-    experiments = compose.EXPERIMENTS
-    found["experiment"] = sorted(
-        file.relative_to(experiments).with_suffix("").as_posix() for file in experiments.rglob("*.yaml")
-    )
+    found["experiment"] = compose.experiments()
     found["hydra/launcher"] = ["basic", *found["hydra/launcher"]]
     return found
 

@@ -45,6 +45,12 @@ def register() -> None:
         store.store(group=group, name=path.stem, node=node, package="_global_", provider="thaw")
 
 
+def experiments() -> list[str]:
+    """The experiments of this checkout, as `experiment` takes them; those in folders as FOLDER/NAME."""
+    files = EXPERIMENTS.rglob("*.yaml")
+    return sorted(file.relative_to(EXPERIMENTS).with_suffix("").as_posix() for file in files)
+
+
 def check_folders(composed: DictConfig) -> None:
     """Refuse another output folder for Hydra, as it is removed when the command ends.
 

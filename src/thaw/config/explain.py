@@ -7,7 +7,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thaw.config.compose import CONF
+from thaw.config.compose import CONF, experiments
 from thaw.config.validate import keys
 from thaw.errors import nearest, redact
 
@@ -15,9 +15,11 @@ from thaw.errors import nearest, redact
 def explain(error: Exception) -> str | None:
     """One sentence for a composition that failed; None for other errors."""
     if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        choices = ", ".join(error.options)
-        return f"{group}={option} does not exist; choose one of {choices}{nearest(option, list(error.options))}"
+        missing = str(error.missing_cfg_file)
+        is_experiment = missing.startswith("experiment/")
+        group, _, option = missing.partition("/") if is_experiment else missing.rpartition("/")
+        options = experiments() if is_experiment else list(error.options)
+        return f"{group}={option} does not exist; choose one of {', '.join(options)}{nearest(option, options)}"
     if isinstance(error, ValueError) and "--multirun, --cfg" in str(error):
         return "--cfg and --info cannot be combined with -m; leave -m out to show the configuration of one run"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -31,12 +33,12 @@ def explain(error: Exception) -> str | None:
     key = unknown[1]
     of_launcher = key.startswith("hydra.launcher.")
     group, below = ("hydra/launcher", key.split(".", 2)[2]) if of_launcher else key.partition(".")[::2]
-    options = _options(group)
-    having = [option for option, known in options.items() if below in known]
-    if having and len(having) < len(options):
+    keys_of = _options(group)
+    having = [option for option, known in keys_of.items() if below in known]
+    if having and len(having) < len(keys_of):
         return f"{key} belongs to {group}={' or '.join(having)}; give that as well"
     if of_launcher:
-        every = sorted({f"hydra.launcher.{name}" for known in options.values() for name in known})
+        every = sorted({f"hydra.launcher.{name}" for known in keys_of.values() for name in known})
         return (
             f"{key} is not a key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
             "hydra.launcher.slurm_additional_parameters takes other options of sbatch"
