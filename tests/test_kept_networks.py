@@ -1,11 +1,14 @@
 """Networks that serve the runs of a process one after the other."""
 
+import errno
+
 import numpy as np
 import pytest
 from commands import numbers
 from conftest import TINY
 from networks import images
 
+from thaw import files
 from thaw.array_store import ArrayStore
 from thaw.cli import train as cli
 from thaw.config import schema
@@ -200,3 +203,14 @@ def test_stored_weights_that_are_damaged_or_do_not_fit_are_computed_again(measur
     again = started(reuse.Networks({}), store=ArrayStore(tmp_path, room))
     assert again.backbone.digest == digest
     assert len(measured) == 2
+
+
+def test_a_disk_that_is_full_costs_no_statistics(monkeypatch, tmp_path):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    digest = started(reuse.Networks({})).backbone.digest
+    monkeypatch.setattr(files, "reserve", full)
+    store = ArrayStore(tmp_path, 1.0)
+    assert started(reuse.Networks({}), store=store).backbone.digest == digest
+    assert not list(tmp_path.glob("*/digests.json"))

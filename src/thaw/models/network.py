@@ -112,7 +112,8 @@ class Network:
         found = cheapest(order, frontier(order, training))
         before = ancestors(found)
         if not any(multiply_adds(node) for node in order if id(node) in before):
-            return Cut((), False, None, self.model, 0)
+            # A model of its own, as `model` is recorded and must not have the optimizer that training gives the tail.
+            return Cut((), False, None, keras.Model(self.model.inputs, self.model.outputs), 0)
         tensors = [outputs(node)[0] for node in found]
         lower, upper = keras.Model(base.input, tensors), keras.Model(tensors, base.output)
         frozen = keras.Model(inputs, as_list(lower(prepared)))

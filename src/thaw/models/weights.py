@@ -30,6 +30,7 @@ def initialize(
     if backbone.weights == "random":
         examples = (backbone.preprocess(batch.copy()) for batch in batches)
         if store is None or not _stored(backbone.model, examples, store, key):
+            # If the disk was full, they are measured already, and no examples are left: this changes nothing.
             set_batch_norm_statistics(backbone.model, examples)
     return replace(backbone, digest=weights_digest(backbone.model))
 

@@ -81,19 +81,19 @@ def classify(
                 except ThawError as error:
                     unreadable.append(str(error))
             if read:
-                classified += _answers(classifier, read, top, explain and len(classified) < MOST, len(classified))
+                classified += _answers(classifier, read, top, explain, len(classified))
             step.advance(len(batch))
     return classified, unreadable
 
 
 def _answers(
-    classifier: Classifier, read: list[tuple[Picture, np.ndarray]], top: int, is_explained: bool, before: int
+    classifier: Classifier, read: list[tuple[Picture, np.ndarray]], top: int, explain: bool, before: int
 ) -> list[Classified]:
-    """The answers for one batch of pictures with their examples; `before` it, that many were classified."""
+    """The answers for one batch of pictures with their examples, after `before` others; the first `MOST` are drawn."""
     examples = np.stack([each for _, each in read]).astype(np.float32)
     padded = np.resize(examples, (len(read) + -len(read) % BATCH_MULTIPLE, *examples.shape[1:]))
     probabilities = classifier.model.predict(padded, BATCH, verbose=0)[: len(read)]
-    heats = grad_cam(*at_pooling(classifier.model), examples) if is_explained else [None] * len(read)
+    heats = grad_cam(*at_pooling(classifier.model), examples) if explain and before < MOST else [None] * len(read)
     return [
         _classified(classifier, picture, row, heat, top, is_drawn=before + index < MOST)
         for index, ((picture, _), row, heat) in enumerate(zip(read, probabilities, heats, strict=True))
