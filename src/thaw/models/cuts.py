@@ -24,7 +24,7 @@ class Cut:
         crossing: the positions of the nodes whose outputs cross; none if everything trains or features cross pooled.
         pooled: whether the head's pooled features cross.
         frozen: tensors of the modality -> the list of tensors that cross; None if everything trains.
-        tail: these tensors, or those of the modality -> probabilities float32 (batch, classes); its layers are the
+        tail: these tensors, or those of the modality -> probabilities float32 (batch, classes); its variables are the
             network's own.
         before: how many nodes are on the frozen side.
     """

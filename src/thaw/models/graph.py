@@ -47,6 +47,19 @@ def ancestors(given: Iterable[keras.Operation]) -> set[int]:
     return found
 
 
+def sole_consumers(model: keras.Model) -> list[tuple[keras.Operation, keras.Operation]]:
+    """The nodes whose output exactly one node takes, and that is no output of the model, with that node."""
+    order = nodes(model)
+    taken = [(parent, node) for node in order for parent in parents(node)]
+    times = Counter(id(parent) for parent, _ in taken)
+    inside = {id(node) for node in order}
+    returned = {id(tensor._keras_history.operation) for tensor in model.outputs}
+    return [
+        (parent, node) for parent, node in taken
+        if times[id(parent)] == 1 and id(parent) in inside and id(parent) not in returned
+    ]  # fmt: skip
+
+
 def single_tensor_points(order: Sequence[keras.Operation]) -> list[int]:
     """The positions after which one tensor alone crosses: the output of the node there.
 
@@ -138,6 +151,13 @@ def at_pooling(model: keras.Model) -> tuple[keras.Model, list[keras.Layer]]:
     """A network of ours in two: the model up to its feature maps, and the layers from there to the probabilities."""
     pooling = model.get_layer(POOLING)
     return keras.Model(model.input, pooling.input), model.layers[model.layers.index(pooling) :]
+
+
+def has_frozen_normalization(model: keras.Model) -> bool:
+    """Whether no batch normalization in a network of ours trained."""
+    return not any(
+        layer.trainable for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
+    )
 
 
 def reseed_dropout(model: keras.Model, seed: Sequence[int]) -> None:

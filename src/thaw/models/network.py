@@ -13,6 +13,7 @@ from thaw.models.backbone import Backbone
 from thaw.models.cuts import Cut, cheapest, frontier, model_between
 from thaw.models.graph import ancestors, as_inputs, as_list, chain, multiply_adds, nodes, outputs
 from thaw.models.heads import build_head
+from thaw.models.kernels import fast
 from thaw.models.units import Depth
 
 
@@ -89,7 +90,8 @@ class Network:
         """The features at `lower` -> those at `upper`; None if `lower` is not before `upper`."""
         key = ("between", lower.key, upper.key)
         if key not in self.made:
-            self.made[key] = model_between(nodes(self.backbone.model), self.head[0], lower, upper)
+            model = model_between(nodes(self.backbone.model), self.head[0], lower, upper)
+            self.made[key] = model and fast(model, fold=True)
         return self.made[key]
 
     def inference(self, model: keras.Model) -> Callable[..., list[tf.Tensor]]:
@@ -108,18 +110,21 @@ class Network:
         if not training:
             frozen = keras.Model(inputs, [self.head[0](base(prepared))])
             features = keras.Input(frozen.output[0].shape[1:], name="features")
-            return Cut((), True, frozen, keras.Model(features, chain(self.head[1:], features)), len(order))
+            tail = keras.Model(features, chain(self.head[1:], features))
+            return Cut((), True, fast(frozen, fold=True), tail, len(order))
         found = cheapest(order, frontier(order, training))
         before = ancestors(found)
         if not any(multiply_adds(node) for node in order if id(node) in before):
             # A model of its own, as `model` is recorded and must not have the optimizer that training gives the tail.
-            return Cut((), False, None, keras.Model(self.model.inputs, self.model.outputs), 0)
+            return Cut((), False, None, fast(self.model, fold=self.batch_norm == "frozen"), 0)
         tensors = [outputs(node)[0] for node in found]
         lower, upper = keras.Model(base.input, tensors), keras.Model(tensors, base.output)
         frozen = keras.Model(inputs, as_list(lower(prepared)))
         crossing = [keras.Input(tensor.shape[1:], name=f"frontier_{n}") for n, tensor in enumerate(tensors)]
-        tail = keras.Model(crossing, chain(self.head, upper(as_inputs(crossing))))
-        return Cut(tuple(map(order.index, found)), False, frozen, tail, len(before))
+        tail = fast(
+            keras.Model(crossing, chain(self.head, upper(as_inputs(crossing)))), fold=self.batch_norm == "frozen"
+        )
+        return Cut(tuple(map(order.index, found)), False, fast(frozen, fold=True), tail, len(before))
 
 
 def _as_float32(outputs) -> list[tf.Tensor]:

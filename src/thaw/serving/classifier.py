@@ -13,7 +13,8 @@ from thaw import progress
 from thaw.errors import ThawError, one_line
 from thaw.modalities.images.explain import grad_cam, resized
 from thaw.modalities.images.modality import Images
-from thaw.models.graph import at_pooling
+from thaw.models.graph import at_pooling, has_frozen_normalization
+from thaw.models.kernels import fast
 from thaw.plots.predictions import MOST, Classified
 from thaw.serving.selection import Picture, recorded_config
 from thaw.tracking import reader
@@ -30,11 +31,13 @@ class Classifier:
 
     Attributes:
         model: tensors of the modality -> probabilities float32 (batch, classes).
+        fast: the same, with the kernels that training and evaluation use.
         class_names: in the order of its outputs.
         modality: of its inputs.
     """
 
     model: keras.Model
+    fast: keras.Model
     class_names: tuple[str, ...]
     modality: Images
 
@@ -58,7 +61,12 @@ def load(store: Store, run: Run) -> Classifier:
     if classes is None:
         raise ThawError(f"The class names of run {run.info.run_id} are gone from MLflow; choose another run")
     megapixels = recorded_config(store, run).dataset.max_megapixels
-    return Classifier(model, tuple(classes.splitlines()), Images(model.input_shape[1], megapixels))
+    return Classifier(
+        model,
+        fast(model, fold=has_frozen_normalization(model)),
+        tuple(classes.splitlines()),
+        Images(model.input_shape[1], megapixels),
+    )
 
 
 def classify(
@@ -92,7 +100,7 @@ def _answers(
     """The answers for one batch of pictures with their examples, after `before` others; the first `MOST` are drawn."""
     examples = np.stack([each for _, each in read]).astype(np.float32)
     padded = np.resize(examples, (len(read) + -len(read) % BATCH_MULTIPLE, *examples.shape[1:]))
-    probabilities = classifier.model.predict(padded, BATCH, verbose=0)[: len(read)]
+    probabilities = classifier.fast.predict(padded, BATCH, verbose=0)[: len(read)]
     heats = grad_cam(*at_pooling(classifier.model), examples) if explain and before < MOST else [None] * len(read)
     return [
         _classified(classifier, picture, row, heat, top, is_drawn=before + index < MOST)
