@@ -76,7 +76,7 @@ class ArrayStore:
             compute: yields batches whose first element is a list of arrays (batch, ...), in order.
 
         Returns:
-            The arrays, or why they cannot be stored.
+            The arrays, in a list that is emptied at the end of the context; or why they cannot be stored.
         """
         lock = self._lock(entry.name)
         while True:
@@ -84,6 +84,7 @@ class ArrayStore:
             arrays = self._open(entry.name)
             if arrays is not None:
                 self.exit_stack.callback(lock.release)
+                self.exit_stack.callback(arrays.clear)  # TensorFlow never frees the functions that read them
                 os.utime(self.folder / entry.name)
                 return arrays
             lock.release()

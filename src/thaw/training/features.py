@@ -36,11 +36,19 @@ from thaw.training.batches import (
     view_batches,
 )  # fmt: skip
 
-# Examples that the frozen layers are computed for at a time. CPU kernels sum in another order for the remainder of
-# blocks of 6 (AVX2) or 8 (AVX-512) pixels, and divide work among threads by its size. In batches of one size that both
-# divide, 24 or a multiple, an example has the same bits at every position.
-FROZEN_BATCH = 48
+# Frozen layers are computed for 24 examples at a time or a small multiple, as many as have this many values. More is no
+# faster, and takes gigabytes.
+FROZEN_VALUES = 4_000_000
 logger = logging.getLogger(__name__)
+
+
+def frozen_batch(values: int) -> int:
+    """How many examples frozen layers are computed for at a time, given the values of one.
+
+    CPU kernels sum in another order for the remainder of blocks of 6 (AVX2) or 8 (AVX-512) pixels, and divide work
+    among threads by its size. In batches of one size that both divide, an example has the same bits at every position.
+    """
+    return 24 * max(1, min(4, FROZEN_VALUES // (24 * values)))
 
 
 class FeatureCache:
@@ -56,6 +64,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path, settings: schema.Activations, network: Network, depths: list[Depth]):
         self.settings, self.network = settings, network
+        self.batch = frozen_batch(network.modality.values)
         self.store = ArrayStore(folder, settings.max_gigabytes)
         cuts = [cut for cut in map(network.cut, set(depths)) if cut.frozen is not None]
         self.earliest = sorted(cuts, key=lambda cut: cut.before)
@@ -137,7 +146,7 @@ class FeatureCache:
             return split
 
         def decode() -> Iterator[tuple]:
-            for tensors, *_ in evaluation_batches(split, modality, FROZEN_BATCH):
+            for tensors, *_ in evaluation_batches(split, modality, self.batch):
                 yield ([tensors.numpy()],)
 
         arrays = self.store.get(entry, decode)
@@ -153,11 +162,9 @@ class FeatureCache:
             arrays = self._arrays(earlier, split, views, number)
             if not isinstance(arrays, str):
                 order = [(0, np.arange(len(split)))]
-                return self._outputs(
-                    between, array_batches(partial(_always, arrays), split.labels, FROZEN_BATCH, order)
-                )
+                return self._outputs(between, array_batches(partial(_always, arrays), split.labels, self.batch, order))
         assert cut.frozen is not None
-        examples = view_batches(split, self.network.modality, FROZEN_BATCH, views, number)
+        examples = view_batches(split, self.network.modality, self.batch, views, number)
         return self._outputs(cut.frozen, examples)
 
     def _compute_on_the_fly(self, cut: Cut, examples: tf.data.Dataset) -> tf.data.Dataset:
@@ -178,7 +185,7 @@ class FeatureCache:
     def _outputs(self, model: keras.Model, batches: tf.data.Dataset) -> Iterator[tuple]:
         """The model's outputs for each batch of inputs, with labels and weights.
 
-        Computes `FROZEN_BATCH` rows at a time, whatever the size of the batches. Not with `batches.map`: TensorFlow
+        Computes `self.batch` rows at a time, whatever the size of the batches. Not with `batches.map`: TensorFlow
         optimizes functions inside a dataset differently, which changes the last bits.
         """
         waiting: deque[tuple] = deque()  # labels and weights of batches whose outputs are not complete
@@ -187,9 +194,9 @@ class FeatureCache:
         for inputs, labels, weights in batches:
             waiting.append((labels, weights))
             rows = _concatenate(rows, [each.numpy() for each in keras.tree.flatten(inputs)])
-            while len(rows[0]) >= FROZEN_BATCH:
-                outputs = _concatenate(outputs, self._chunk(model, [each[:FROZEN_BATCH] for each in rows]))
-                rows = [each[FROZEN_BATCH:] for each in rows]
+            while len(rows[0]) >= self.batch:
+                outputs = _concatenate(outputs, self._chunk(model, [each[: self.batch] for each in rows]))
+                rows = [each[self.batch :] for each in rows]
             while outputs and waiting and len(outputs[0]) >= len(waiting[0][0]):
                 yield [each[: len(waiting[0][0])] for each in outputs], *waiting[0]
                 outputs = [each[len(waiting[0][0]) :] for each in outputs]
@@ -201,9 +208,9 @@ class FeatureCache:
             outputs = [each[len(labels) :] for each in outputs]
 
     def _chunk(self, model: keras.Model, rows: list[np.ndarray]) -> list[np.ndarray]:
-        """The outputs for up to `FROZEN_BATCH` rows, computed in a batch of exactly that size."""
+        """The outputs for up to `self.batch` rows, computed in a batch of exactly that size."""
         count = len(rows[0])
-        padded = [np.resize(each, (FROZEN_BATCH, *each.shape[1:])) for each in rows] if count < FROZEN_BATCH else rows
+        padded = [np.resize(each, (self.batch, *each.shape[1:])) for each in rows] if count < self.batch else rows
         inputs = [tf.constant(each) for each in padded]
         outputs = self.network.inference(model)(inputs if len(inputs) > 1 else inputs[0])
         return [each.numpy()[:count] for each in outputs]
@@ -216,7 +223,7 @@ class FeatureCache:
             "cut": [type(network.head[0]).__name__ if cut.pooled else None, *cut.crossing],
             "examples": [*network.modality.key, split.digest],
             "view": None if number is None else [views.policy.model_dump(exclude={"name"}), views.seed, number],
-            "computed": [self.settings.dtype, keras.config.dtype_policy().name, FROZEN_BATCH],
+            "computed": [self.settings.dtype, keras.config.dtype_policy().name, self.batch],
             "versions": provenance.versions(),
             "code": provenance.code(),
         }

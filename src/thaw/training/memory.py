@@ -12,7 +12,7 @@ from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
 from thaw.models.backbone import Backbone
 from thaw.models.graph import output_values
-from thaw.training.features import FROZEN_BATCH
+from thaw.training.features import frozen_batch
 from thaw.training.stages import Stage
 
 MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0}  # slot variables for each weight
@@ -71,7 +71,7 @@ def estimate(
     batch = min(training.batch_size, examples)
     width = math.prod(features[1:]) if head.pooling == "flatten" else features[-1]
     top = (width * head.hidden + head.hidden * classes if head.hidden else width * classes) * FLOAT
-    rows = batch if all(stage.depth == "all" for stage in stages) else FROZEN_BATCH  # computed at once
+    rows = batch if all(stage.depth == "all" for stage in stages) else frozen_batch(modality.values)  # computed at once
     parts = {
         "weights": top + backbone.model.count_params() * FLOAT,
         "gradients and optimizer": 0,
