@@ -1,16 +1,17 @@
-"""The least that a sweep must do: each image through the frozen layers once, and bare steps of what trains."""
+"""The least that a sweep must do: each image through the frozen layers once, and bare steps of what trains.
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+With Thaw's kernels, batches and optimizer, but nothing is recorded, saved or resumed.
+"""
+
+import sys
+from collections.abc import Callable
 from functools import partial
 
-import keras
 import numpy as np
 import tensorflow as tf
 from cases import Case
 
+from thaw import runtime
 from thaw.config import schema
 from thaw.data.dataset import Dataset, load_dataset
 from thaw.data.splits import Split
@@ -19,83 +20,47 @@ from thaw.models.backbones import applications
 from thaw.models.cuts import Cut
 from thaw.models.network import Network, build_network
 from thaw.models.weights import initialize
-from thaw.training import fit
 from thaw.training.batches import PLAIN, Views, prefetch, view_batches
-from thaw.training.features import FeatureCache
+from thaw.training.features import frozen_batch
+from thaw.training.optimizers import build_optimizer
 
 BATCH = 32
 
 
-@dataclass
-class Clock:
-    """Seconds spent inside what is timed, and whether it runs just now."""
-
-    seconds: float = 0.0
-    running: bool = False
-
-
-@contextlib.contextmanager
-def timed() -> Iterator[Clock]:
-    """Time the parts of Thaw that the floor has too: frozen passes and training."""
-    clock = Clock()
-    places = [
-        (FeatureCache, "training_batches"),
-        (FeatureCache, "evaluation_batches"),
-        (fit, "fit_stage"),
-    ]
-    originals = [getattr(owner, name) for owner, name in places]
-
-    def clocked(function):
-        def call(*arguments, **named):
-            if clock.running:  # a stage asks for its batches itself
-                return function(*arguments, **named)
-            began, clock.running = time.perf_counter(), True
-            try:
-                return function(*arguments, **named)
-            finally:
-                clock.seconds += time.perf_counter() - began
-                clock.running = False
-
-        return call
-
-    for (owner, name), original in zip(places, originals, strict=True):
-        setattr(owner, name, clocked(original))
-    try:
-        yield clock
-    finally:
-        for (owner, name), original in zip(places, originals, strict=True):
-            setattr(owner, name, original)
-
-
 def sweep(case: Case) -> None:
-    """One frozen pass per image and view, for the deepest run; then the steps of the head and of each depth."""
+    """One frozen pass per image and view, for the deepest run; then the steps of every head and of each depth."""
     settings = schema.Backbone(name=case.network, image_size=case.size, smallest_size=32, alpha=case.alpha)
     weights, modality = schema.Weights(source="file", path=str(case.weights)), Images(case.size)
     base = initialize(applications.build(settings, weights, modality, 0), [])
-    source = schema.Dataset(source="folder", path=str(case.photographs), image_size=case.size)
-    photographs = load_dataset(source, 0, case.photographs.parent / "floor")
-    net = build_network(base, schema.Head(), case.classes, modality, max(case.depths), 0)
+    source = schema.Dataset(source="folder", path=case.photographs, image_size=case.size)
+    photographs = load_dataset(source, 0, case.weights.parent / "floor")
+    networks = {
+        hidden: build_network(base, schema.Head(hidden=hidden), case.classes, modality, max(case.depths), 0)
+        for hidden in case.hidden
+    }
+    net = networks[case.hidden[0]]
     cuts = {depth: net.cut(depth) for depth in {0, *case.depths}}
     deepest = cuts[max(case.depths)]
     views = Views(policy(case.augmentation), 0, None)
     head_views, finetune_views = (
         [views.number(epoch) for epoch in range(first, first + case.epochs)] for first in (0, case.epochs)
     )
-    frozen = traced(deepest.frozen)
-    train = {
-        number: forward(frozen, photographs.train, modality, views, number)
-        for number in dict.fromkeys([*head_views, *finetune_views])
-    }
-    validation, test = (
-        forward(frozen, split, modality, PLAIN, None) for split in (photographs.validation, photographs.test)
-    )
+    shown = dict.fromkeys(head_views + finetune_views * any(case.depths))
+    train = {number: forward(net, deepest, photographs.train, views, number) for number in shown}
+    validation, test = (forward(net, deepest, each, PLAIN, None) for each in (photographs.validation, photographs.test))
     for depth in dict.fromkeys([0, *case.depths]):
         between = net.between(deepest, cuts[depth])
-        crossing = partial(through, traced(between)) if between else lambda arrays: arrays
-        shown = finetune_views if depth else head_views
-        inputs = {number: crossing(train[number]) for number in dict.fromkeys(shown)}
+        crossing = partial(through, net.inference(between), modality) if between else lambda arrays: arrays
+        numbers = finetune_views if depth else head_views
+        inputs = {number: crossing(train[number]) for number in dict.fromkeys(numbers)}
         crossing(test)
-        steps(net, cuts[depth], depth, [inputs[number] for number in shown], crossing(validation), photographs)
+        held_out = crossing(validation)
+        for head in case.heads:
+            network = networks[head.hidden]
+            for rate in case.rates if depth else [head.rate]:
+                steps(
+                    network, network.cut(depth), depth, rate, [inputs[each] for each in numbers], held_out, photographs
+                )
 
 
 def policy(name: str) -> schema.Augmentation:
@@ -104,28 +69,29 @@ def policy(name: str) -> schema.Augmentation:
     return schema.Augmentation(name=name, flip=far > 0, rotation=far, zoom=far, translation=far, views=None)
 
 
-def traced(model: keras.Model) -> Callable[[list], list]:
-    """The model as one compiled function of a batch."""
-    return tf.function(lambda inputs: keras.tree.flatten(model(inputs, training=False)))
-
-
-def forward(frozen: Callable, split: Split, modality: Images, views: Views, number: int | None) -> list:
+def forward(net: Network, cut: Cut, split: Split, views: Views, number: int | None) -> list[np.ndarray]:
     """What crosses for every image of a split, in memory."""
-    batches = [[t.numpy() for t in frozen(x)] for x, _, _ in view_batches(split, modality, BATCH, views, number)]
+    frozen, rows = net.inference(cut.frozen), frozen_batch(net.modality.values)
+    batches = [[t.numpy() for t in frozen(x)] for x, _, _ in view_batches(split, net.modality, rows, views, number)]
     return [np.concatenate(parts)[: len(split)] for parts in zip(*batches, strict=True)]
 
 
-def through(between: Callable, arrays: list) -> list:
+def through(between: Callable, modality: Images, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """From the deepest cut to a shallower one."""
-    parts = [between([a[i : i + BATCH] for a in arrays] if len(arrays) > 1 else arrays[0][i : i + BATCH])
-             for i in range(0, len(arrays[0]), BATCH)]  # fmt: skip
+    rows = frozen_batch(modality.values)
+    parts = [between([a[i : i + rows] for a in arrays] if len(arrays) > 1 else arrays[0][i : i + rows])
+             for i in range(0, len(arrays[0]), rows)]  # fmt: skip
     return [np.concatenate([t.numpy() for t in tensors]) for tensors in zip(*parts, strict=True)]
 
 
-def steps(net: Network, cut: Cut, depth: int, training: list, validation: list, photographs: Dataset):
+def steps(net: Network, cut: Cut, depth: int, rate: float, training: list, validation: list, photographs: Dataset):
     """An epoch on each of these arrays in memory, and validation, without a callback."""
     net.unfreeze(depth)
-    cut.tail.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    compiled = net.made.setdefault(("compiled", depth), [])
+    if not compiled:
+        compiled.append(build_optimizer("adam", rate))
+        cut.tail.compile(compiled[0], "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    compiled[0].learning_rate.assign(rate)
 
     def batches(arrays, labels):
         tensors = tuple(arrays) if len(arrays) > 1 else arrays[0]
@@ -135,3 +101,8 @@ def steps(net: Network, cut: Cut, depth: int, training: list, validation: list, 
     for arrays in training:
         cut.tail.fit(batches(arrays, photographs.train.labels), verbose=0, shuffle=False)
         cut.tail.evaluate(batches(validation, photographs.validation.labels), verbose=0)
+
+
+if __name__ == "__main__":
+    runtime.start(runtime.share_of_cores({}))
+    sweep(Case.read(sys.argv[1]))

@@ -1,31 +1,33 @@
 """The sweep as a notebook would write it: the loop that Thaw is measured against."""
 
+import sys
 from pathlib import Path
 
 import keras
 import tensorflow as tf
-from cases import Case
+from cases import Case, Head
 
 from thaw.models.backbones.applications import application
 
 
 def sweep(case: Case, folder: Path) -> None:
-    """Train the backbone at several depths, each from the start, one after another."""
-    for depth in case.depths:
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(0)
-        run(case, depth, folder / str(depth))
+    """Train every run from the start, one after another."""
+    for head in case.heads:
+        for depth, rate in case.fine_tuning:
+            keras.backend.clear_session()
+            keras.utils.set_random_seed(head.seed)
+            run(case, head, depth, rate, folder / f"{head}-{depth}-{rate}")
 
 
-def run(case: Case, depth: int, folder: Path) -> float:
+def run(case: Case, head: Head, depth: int, rate: float, folder: Path) -> float:
     """Feature extraction, then fine-tuning of the last `depth` layers; the accuracy on the test images."""
     size = (case.size, case.size)
     load = keras.utils.image_dataset_from_directory
-    train = load(case.photographs / "train", image_size=size, batch_size=32, seed=0, verbose=False)
+    train = load(f"{case.photographs}/train", image_size=size, batch_size=32, seed=0, verbose=False)
     train = train.prefetch(tf.data.AUTOTUNE)
     held_out = {"image_size": size, "batch_size": 32, "shuffle": False, "verbose": False}
-    validation = load(case.photographs / "val", **held_out).prefetch(tf.data.AUTOTUNE)
-    test = load(case.photographs / "test", **held_out).prefetch(tf.data.AUTOTUNE)
+    validation = load(f"{case.photographs}/val", **held_out).prefetch(tf.data.AUTOTUNE)
+    test = load(f"{case.photographs}/test", **held_out).prefetch(tf.data.AUTOTUNE)
 
     module, constructor = application(case.network)
     base = constructor(include_top=False, input_shape=(*size, 3), weights=str(case.weights), **case.arguments)
@@ -39,6 +41,8 @@ def run(case: Case, depth: int, folder: Path) -> float:
         x = keras.layers.RandomTranslation(0.2, 0.2)(x)
     x = base(module.preprocess_input(x), training=False)
     x = keras.layers.GlobalAveragePooling2D()(x)
+    if head.hidden:
+        x = keras.layers.Dense(head.hidden, "relu")(x)
     model = keras.Model(inputs, keras.layers.Dense(case.classes, "softmax")(x))
 
     callbacks = [
@@ -48,7 +52,7 @@ def run(case: Case, depth: int, folder: Path) -> float:
         keras.callbacks.TensorBoard(folder / "tensorboard"),
     ]
     settings = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
-    model.compile(keras.optimizers.Adam(1e-3), **settings)
+    model.compile(keras.optimizers.Adam(head.rate), **settings)
     model.fit(train, epochs=case.epochs, validation_data=validation, callbacks=callbacks, verbose=0)
     if depth:
         base.trainable = True
@@ -57,7 +61,7 @@ def run(case: Case, depth: int, folder: Path) -> float:
         for layer in base.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
-        model.compile(keras.optimizers.Adam(1e-4), **settings)
+        model.compile(keras.optimizers.Adam(rate), **settings)
         model.fit(
             train,
             initial_epoch=case.epochs,
@@ -67,3 +71,7 @@ def run(case: Case, depth: int, folder: Path) -> float:
             verbose=0,
         )
     return model.evaluate(test, verbose=0)[1]
+
+
+if __name__ == "__main__":
+    sweep(Case.read(sys.argv[1]), Path(sys.argv[2]))

@@ -1,7 +1,9 @@
 """Damaged checkpoints are known to be damaged, whatever byte it is; which epoch is the best."""
 
 import math
+import threading
 
+import keras
 import numpy as np
 import pytest
 
@@ -71,3 +73,53 @@ def test_json_comes_back_as_it_was_and_every_flip_is_noticed(tmp_path):
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x01]) + whole[place + 1 :])
         assert files.read_json(path) in (None, written), place
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """The state of a small model whose first epoch has ended."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    history = [{"val_loss": 1.0}]
+    state = checkpoints.State(tmp_path, history, ["run"], checkpoints.Best(tmp_path, history, ""))
+    state.set_model(model)
+    return state
+
+
+def test_a_state_is_written_behind_training_and_complete_when_training_ends(writer, tmp_path, monkeypatch):
+    may_write, savez, before = threading.Event(), np.savez, writer.model.get_weights()
+    monkeypatch.setattr(np, "savez", lambda *given, **arrays: may_write.wait(60) and savez(*given, **arrays))
+    with writer:
+        writer.on_epoch_end(0)
+        writer.model.set_weights([np.zeros_like(each) for each in before])  # the next epoch
+        assert not (tmp_path / checkpoints.STATE).exists()
+        may_write.set()
+    with np.load(tmp_path / checkpoints.STATE) as state:
+        np.testing.assert_array_equal(state["0"], before[0])
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_state_that_cannot_be_written_ends_training(writer, monkeypatch, epochs):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    def train():
+        with writer:
+            for epoch in range(epochs):
+                writer.on_epoch_end(epoch)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        train()
+
+
+def test_an_interrupt_during_training_leaves_the_state_of_the_last_epoch(writer, tmp_path):
+    def train():
+        with writer:
+            writer.on_epoch_end(0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert (tmp_path / checkpoints.STATE).exists()

@@ -295,7 +295,8 @@ def resized(split, size):
     return split_of(split.names, split.labels, np.tile(split.images, (1, repeats, repeats, 1)))
 
 
-def test_where_everything_trains_each_file_is_decoded_once_and_the_numbers_stay(tmp_path, monkeypatch):
+@pytest.mark.parametrize("depth", ["all", 6, 0])
+def test_each_file_is_decoded_once_for_all_views_and_the_numbers_stay(tmp_path, monkeypatch, depth):
     files, plain = [], images()
     for number, pixels in enumerate(plain.images):
         files.append(tmp_path / f"{number}.png")
@@ -303,12 +304,12 @@ def test_where_everything_trains_each_file_is_decoded_once_and_the_numbers_stay(
     split, read = replace(plain, images=files), []
     real = decode.read
     monkeypatch.setattr(decode, "read", lambda source, *rest: read.append(source) or real(source, *rest))
-    net = build(depth="all")
+    net = build(depth=depth)
     seen = {}
     for keep in (True, False):
         read.clear()
-        with activations(tmp_path / "kept", net, ["all"], keep=keep) as kept:
-            seen[keep] = features(kept, net.cut("all"), split, FLIP, range(3))
+        with activations(tmp_path / "kept", net, [depth], keep=keep) as kept:
+            seen[keep] = features(kept, net.cut(depth), split, FLIP, range(3))
         opened = [source for source in read if not isinstance(source, np.ndarray)]
         assert len(opened) == (24 if keep else 72)
     for one, other in zip(seen[True], seen[False], strict=True):

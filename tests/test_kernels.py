@@ -125,3 +125,23 @@ def test_kernels_are_scaled_in_float32_and_applied_in_the_compute_dtype(policy, 
         keras.config.set_dtype_policy(kept)
     assert outputs.dtype == policy.removeprefix("mixed_")
     np.testing.assert_allclose(tf.cast(outputs, tf.float32), tf.cast(model(pixels), tf.float32), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["pointwise", "separable"])
+def test_gradients_of_pointwise_convolutions_are_matrix_products(name, pixels):
+    model = fast(built(CONVOLUTIONS[name], NORMALIZATIONS["normalized"]), fold=True)
+
+    @tf.function
+    def gradients(pixels):
+        with tf.GradientTape() as tape:
+            score = tf.reduce_sum(model(pixels))
+        return tape.gradient(score, model.trainable_variables)
+
+    graph = gradients.get_concrete_function(pixels).graph.as_graph_def()
+    computed = {node.op for function in [graph, *graph.library.function] for node in _nodes(function)}
+    assert "MatMul" in computed
+    assert "Conv2DBackpropFilter" not in computed
+
+
+def _nodes(function):
+    return getattr(function, "node_def", None) or function.node

@@ -36,7 +36,7 @@ def test_the_estimate_counts_what_there_is(model, estimated):
     trained = sum(weight.shape.num_elements() for weight in model.trainable_weights)
     assert parts["weights"] == 4 * (model.count_params() + head)
     assert parts["gradients and optimizer"] == 4 * 3 * (trained + head)
-    assert parts["images"] == 4 * 48 * 64 * 64 * 3
+    assert parts["images"] == 4 * 96 * 64 * 64 * 3
 
 
 def test_only_what_trains_counts(estimated):

@@ -116,14 +116,18 @@ def _depthwise(layer: keras.layers.Layer, x: tf.Tensor, kernel: tf.Tensor) -> tf
     return tf.nn.depthwise_conv2d(x, kernel, strides, layer.padding.upper(), dilations=layer.dilation_rate)
 
 
-@tf.custom_gradient
-def _pointwise(x: tf.Tensor, kernel: tf.Tensor):
-    """Convolution with a kernel (1, 1, channels, filters); its gradients are matrix products."""
+@tf.RegisterGradient("ThawPointwise")
+def _gradients(operation: tf.Operation, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The gradients of a convolution with a kernel (1, 1, channels, filters), as matrix products."""
+    x, kernel = operation.inputs
+    filters = tf.reshape(upstream, (-1, kernel.shape[3]))
+    of_x = tf.matmul(filters, kernel[0, 0], transpose_b=True)
+    of_kernel = tf.matmul(tf.reshape(x, (-1, kernel.shape[2])), filters, transpose_a=True)
+    return tf.reshape(of_x, tf.shape(x)), of_kernel[tf.newaxis, tf.newaxis]
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        filters = tf.reshape(upstream, (-1, kernel.shape[3]))
-        of_x = tf.matmul(filters, kernel[0, 0], transpose_b=True)
-        of_kernel = tf.matmul(tf.reshape(x, (-1, kernel.shape[2])), filters, transpose_a=True)
-        return tf.reshape(of_x, tf.shape(x)), of_kernel[tf.newaxis, tf.newaxis]
 
-    return tf.nn.conv2d(x, kernel, 1, "VALID"), gradient
+@tf.function
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A convolution with `_gradients`; `tf.custom_gradient` would keep every graph that it is traced in forever."""
+    with tf.compat.v1.get_default_graph().gradient_override_map({"Conv2D": "ThawPointwise"}):
+        return tf.nn.conv2d(x, kernel, 1, "VALID")

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -146,21 +147,42 @@ class Best(keras.callbacks.ModelCheckpoint):
 class State(keras.callbacks.Callback):
     """Everything the next epoch depends on, in one file: weights, optimizer, metrics so far, digest of the best.
 
-    Earlier best weights are kept until the state no longer refers to them.
+    It is written while the next epoch trains. At the end of the context it is complete, however training ended.
+
+    Args:
+        folder: of the stage.
+        history: the metrics of all epochs, including the one that ends.
+        trained_by: the runs that trained them.
+        best: the best weights.
     """
 
     def __init__(self, folder: Path, history: list[dict[str, float]], trained_by: list[str], best: Best):
         super().__init__()
         self.folder, self.history, self.trained_by, self.best = folder, history, trained_by, best
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> "State":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.writer.shutdown()
+        if self.writing is not None and error is None:
+            self.writing.result()
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.writing is not None:
+            self.writing.result()  # raises what the write before raised, as for a full disk
         variables = [*self.model.variables, *self.model.optimizer.variables]
         arrays = {str(number): variable.numpy() for number, variable in enumerate(variables)}
         arrays |= {"history": json.dumps(self.history), "by": json.dumps(self.trained_by), "best": self.best.digest}
+        self.writing = self.writer.submit(self._write, arrays, best_epoch(self.history))
+
+    def _write(self, arrays: dict, best: int) -> None:
         with files.atomic_write(self.folder / STATE) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
-        for each in set(self.folder.glob(BEST.format("*"))) - {self.best.path}:
-            each.unlink()
+        for number in range(best):
+            (self.folder / BEST.format(number)).unlink(missing_ok=True)
 
 
 def _without_optimizer(model: keras.Model) -> keras.Model:

@@ -164,6 +164,7 @@ class FeatureCache:
                 order = [(0, np.arange(len(split)))]
                 return self._outputs(between, array_batches(partial(_always, arrays), split.labels, self.batch, order))
         assert cut.frozen is not None
+        split = split if number is None else self._decoded(split)  # for all views
         examples = view_batches(split, self.network.modality, self.batch, views, number)
         return self._outputs(cut.frozen, examples)
 

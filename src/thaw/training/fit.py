@@ -76,16 +76,10 @@ def fit_stage(
             training = waits[0].watch(training)
         trained_by = list(dict.fromkeys([*trained_by, run]))
         best = checkpoints.Best(folder, history, digest)
-        own = [
-            StopOnInterrupt(),
-            SeedDropout((seed, stage.number)),
-            *waits,
-            History(stage, history),
-            best,
-            checkpoints.State(folder, history, trained_by, best),
-        ]
+        state = checkpoints.State(folder, history, trained_by, best)
+        own = [StopOnInterrupt(), SeedDropout((seed, stage.number)), *waits, History(stage, history), best, state]
         validation = batches.validation()
-        with runtime.polling():
+        with state, runtime.polling():
             model.fit(
                 training,
                 steps_per_epoch=len(training) // len(remaining),
