@@ -46,7 +46,8 @@ def table(results: dict) -> str:
         cases = dict(results[group])
         if group in ("six", "augmented") and len(cases) == 2:
             one, other = cases.values()
-            both = {key: max(one[key], other[key]) if "GB" in key else one[key] + other[key] for key in one}
+            numbers = set(one) - {"phases"}
+            both = {key: max(one[key], other[key]) if "GB" in key else one[key] + other[key] for key in numbers}
             cases["the six runs" + (", augmented" * (group == "augmented"))] = {**both, "repeats": one["repeats"]}
         for name, each in cases.items():
             title = f"{GROWTH[group].lower()}: {name}" if group in GROWTH else name
