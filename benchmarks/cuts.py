@@ -23,6 +23,7 @@ from thaw.modalities.images.modality import Images
 from thaw.models import cuts
 from thaw.models.backbones import applications
 from thaw.models.graph import as_inputs, nodes, outputs
+from thaw.models.kernels import fast
 from thaw.models.network import Network, build_network
 
 ROWS, BATCH, REPEATS = 256, 32, 5
@@ -73,7 +74,7 @@ def time_candidate(crossing: list[keras.Operation], exact: list[keras.Operation]
     """Seconds an example: the median of some epochs over the rows."""
     sources, targets = ([outputs(node)[0] for node in given] for given in (crossing, exact))
     again = [tensor for tensor in targets if not any(tensor is source for source in sources)]
-    model = tf.function(keras.Model(sources, again)) if again else None
+    model = tf.function(fast(keras.Model(sources, again), fold=True)) if again else None
     with tempfile.TemporaryDirectory() as folder:
         arrays = []
         for number, tensor in enumerate(sources):

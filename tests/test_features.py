@@ -1,3 +1,4 @@
+import gc
 import logging
 import re
 import subprocess
@@ -19,7 +20,7 @@ from thaw.config import schema
 from thaw.modalities.images import decode
 from thaw.training.batches import PLAIN, Views
 from thaw.training.callbacks import InputWait
-from thaw.training.features import FeatureCache
+from thaw.training.features import FeatureCache, frozen_batch
 from thaw.training.fit import Batches, fit_stage
 from thaw.training.stages import Stage
 
@@ -314,6 +315,23 @@ def test_each_file_is_decoded_once_for_all_views_and_the_numbers_stay(tmp_path, 
         assert len(opened) == (24 if keep else 72)
     for one, other in zip(seen[True], seen[False], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_features_are_unmapped_at_the_end_of_the_context(tmp_path):
+    maps, net = Path("/proc/self/maps"), build(depth=6)
+    if not maps.exists():
+        pytest.skip("only Linux lists what is mapped")
+    with activations(tmp_path, net, [6]) as kept:
+        batches = kept.training_batches(net.cut(6), images(), 8, (0, 0), PLAIN, range(1))
+        assert len(list(batches)) == 3
+        assert str(tmp_path) in maps.read_text()
+    gc.collect()
+    assert str(tmp_path) not in maps.read_text()
+
+
+@pytest.mark.parametrize(("side", "rows"), [(32, 96), (96, 96), (160, 48), (224, 24), (331, 24), (600, 24)])
+def test_large_images_are_computed_in_smaller_batches_all_multiples_of_24(side, rows):
+    assert frozen_batch(3 * side**2) == rows
 
 
 @pytest.mark.slow

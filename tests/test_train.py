@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlparse
 
 import commands
+import keras
 import mlflow
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from conftest import REAL, ROOT, TINY
 from mlflow import MlflowClient
 
 from thaw import runtime
+from thaw.models.graph import has_frozen_normalization
+from thaw.models.kernels import fast
 from thaw.training import checkpoints, stages
 
 
@@ -152,6 +156,21 @@ def test_the_dataset_is_recorded_with_its_digest(finished):
     assert json.loads(used.dataset.profile)["images"] == {"train": 40, "validation": 40, "test": 40}
 
 
+@pytest.mark.parametrize(("evaluate", "chosen"), [("best", "head"), ("last_stage", "finetune")])
+def test_a_recorded_model_says_whether_batch_normalization_trained(command, client, evaluate, chosen):
+    """As `predict.py` folds it only if it did not."""
+    settings = ["unfreeze=all", "training.head.epochs=3", "training.finetune.learning_rate=1e-5"]
+    assert command(*TINY, *settings, f"training.evaluate={evaluate}", "tracking.model=true")[0] == 0
+    (run,) = client().search_runs(["1"])
+    assert run.data.params["with.batch_norm"] == "train"
+    assert run.data.tags["thaw.kept_stage"] == chosen
+    place = client().get_logged_model(run.outputs.model_outputs[0].model_id).artifact_location
+    (file,) = Path(urlparse(place).path).rglob("*.keras")
+    model = keras.saving.load_model(file, compile=False)
+    assert has_frozen_normalization(model) == (chosen == "head")
+    assert run.data.metrics["trainable_parameters"] > 20_000
+
+
 def test_tags_name_the_commit_and_the_command(finished):
     tags = finished[1].data.tags
     assert tags["thaw.command"].startswith("python train.py backbone=keras")
@@ -184,7 +203,10 @@ def test_the_recorded_model_predicts_what_was_recorded(finished):
     assert [row["file"] for row in rows] == list(test.names)
     recorded = np.array([[float(row[str(digit)]) for digit in range(10)] for row in rows])
     # MLflow computes it with Keras' own layers, and random weights amplify how these round.
-    np.testing.assert_allclose(model.predict(pixels), recorded, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(model.predict(pixels), recorded, rtol=1e-3, atol=1e-6)
+    model = mlflow.tensorflow.load_model(f"models:/{run.outputs.model_outputs[0].model_id}")
+    found = fast(model, fold=has_frozen_normalization(model)).predict(pixels, verbose=0)
+    np.testing.assert_allclose(found, recorded, rtol=1e-5, atol=1e-6)
     requirements = Path(mlflow.pyfunc.get_model_dependencies(f"models:/{run.outputs.model_outputs[0].model_id}"))
     assert "tensorflow==" in requirements.read_text()
 

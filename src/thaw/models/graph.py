@@ -1,5 +1,5 @@
-"""Keras' functional graph: parents, costs and block names. The only module that uses private attributes of Keras or the
-names of layers.
+"""Keras' functional graph: parents, costs and block names. The only module that uses private attributes of Keras'
+layers, or their names.
 
 A node is a layer, or an operation such as `keras.ops.add` that some architectures call between layers.
 """
@@ -154,7 +154,7 @@ def at_pooling(model: keras.Model) -> tuple[keras.Model, list[keras.Layer]]:
 
 
 def has_frozen_normalization(model: keras.Model) -> bool:
-    """Whether no batch normalization in a network of ours trained."""
+    """Whether all batch normalization in a network of ours is in inference mode, as recorded with its layers."""
     return not any(
         layer.trainable for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)
     )

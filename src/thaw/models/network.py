@@ -91,7 +91,7 @@ class Network:
         key = ("between", lower.key, upper.key)
         if key not in self.made:
             model = model_between(nodes(self.backbone.model), self.head[0], lower, upper)
-            self.made[key] = model and fast(model, fold=True)
+            self.made[key] = None if model is None else fast(model, fold=True)
         return self.made[key]
 
     def inference(self, model: keras.Model) -> Callable[..., list[tf.Tensor]]:

@@ -172,7 +172,7 @@ def _speed(results: Results, training: dict[str, Split]) -> dict[str, float]:
 
 def _trainable_parameters(network: Network, depth: Depth) -> int:
     trains = network.plan(depth)
-    return sum(int(np.prod(each.shape)) for each in network.model.trainable_variables if each.path in trains)
+    return sum(int(np.prod(each.shape)) for each in network.model.variables if each.path in trains)
 
 
 def _scores(evaluation: Evaluation, val_accuracy: float) -> str:

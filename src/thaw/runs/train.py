@@ -132,6 +132,7 @@ def train(config: Config, context: Context) -> Outcome:
             selected = next(each for each in stages if each.name == selected_stage(results, config.training.evaluate))
             if selected is not stages[-1]:
                 network.model.set_weights(weights[selected.name])
+                network.unfreeze(selected.depth)  # the recorded model says what trained, as `predict.py` has to know
             cut = network.cut(selected.depth)
             with cache:
                 test = cache.evaluation_batches(cut, dataset.test, size)
