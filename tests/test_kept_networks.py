@@ -21,7 +21,7 @@ from thaw.training.memory import estimate
 from thaw.training.stages import plan_stages
 
 MOBILENET = schema.Backbone(name="MobileNet", image_size=32, smallest_size=32, alpha=0.25)
-RANDOM, HEAD = schema.Weights(source="random"), schema.Head(hidden=4, dropout=0.5)
+RANDOM, HEAD, DEPTH = schema.Weights(source="random"), schema.Head(hidden=4, dropout=0.5), 8
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +53,13 @@ def started(networks, seed=0, source=RANDOM, split=None, store=None, head=HEAD):
     backbone = networks.backbone(MOBILENET, source, Images(32), seed, from_scratch=False)
     key = f"{seed} {split.digest}"
     backbone = networks.initialize(backbone, sample_examples(split, Images(32)), store, key)
-    return networks.network(backbone, head, 3, Images(32), 3, seed)
+    return networks.network(backbone, head, 3, Images(32), DEPTH, seed)
 
 
 def spoil(network):
-    """Change every weight, as a run might."""
-    network.model.set_weights([each + 1 for each in network.model.get_weights()])
+    """Change every weight that a run to the depth of `started` might."""
+    for layer in [*network.training_units(DEPTH), *network.head]:
+        layer.set_weights([each + 1 for each in layer.get_weights()])
     network.unfreeze("all")
 
 

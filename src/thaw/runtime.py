@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 from thaw.errors import ThawError
@@ -169,8 +170,13 @@ def release() -> None:
 
     keras.backend.clear_session(free_memory=False)
     gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()  # the imported libraries, most of what each collection would look through
+    _freeze_libraries()
+
+
+@cache
+def _freeze_libraries() -> None:
+    """Once per process: leave the imported libraries, most of what there is to look through, out of collections."""
+    gc.freeze()
 
 
 def share_of_cores(launcher: Mapping) -> int:

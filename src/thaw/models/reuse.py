@@ -33,12 +33,14 @@ class _Kept:
         backbone: without a digest.
         built: the weights that it was built with.
         initial: key of the initial weights -> these weights and their digest; the last one only.
+        trained: the paths of the variables that runs have trained since.
         networks: key of the head -> the network.
     """
 
     backbone: Backbone
     built: list[np.ndarray]
     initial: dict[str, tuple[list[np.ndarray], str]] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
     networks: dict[tuple, Network] = field(default_factory=dict)
 
 
@@ -93,7 +95,10 @@ class Networks:
         key = key if backbone.weights == "random" else ""
         if key in kept.initial:
             values, digest = kept.initial[key]
-            backbone.model.set_weights(values)
+            for variable, value in zip(backbone.model.weights, values, strict=True):
+                if variable.path in kept.trained:
+                    variable.assign(value)
+            kept.trained.clear()
             return replace(backbone, digest=digest)
         backbone.model.set_weights(kept.built)
         complete = initialize(backbone, batches, store, key)
@@ -113,11 +118,12 @@ class Networks:
             network = kept.networks[key] = kept.networks.pop(key)
             for layer, fresh in zip(network.head, built_head(backbone, head, classes, seed), strict=True):
                 layer.set_weights(fresh.get_weights())
-            return replace(network, backbone=backbone)
-        while len(kept.networks) >= HEADS:
-            del kept.networks[next(iter(kept.networks))]
-        kept.networks[key] = build_network(backbone, head, classes, modality, deepest, seed)
-        return kept.networks[key]
+        else:
+            while len(kept.networks) >= HEADS:
+                del kept.networks[next(iter(kept.networks))]
+            network = kept.networks[key] = build_network(backbone, head, classes, modality, deepest, seed)
+        kept.trained |= network.plan(deepest)
+        return replace(network, backbone=backbone)
 
     def _kept(self, backbone: Backbone) -> _Kept | None:
         return next((each for each in self.kept.values() if each.backbone.model is backbone.model), None)

@@ -1,22 +1,18 @@
 """What came of a run, and what it records of that: metrics, figures, tables, the model."""
 
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-import mlflow
 import numpy as np
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 
-from thaw import provenance, statistics
+from thaw import statistics
 from thaw.config import schema
 from thaw.data.splits import Split
 from thaw.models.network import Network
 from thaw.models.units import Depth
 from thaw.plots.style import save
 from thaw.plots.training import confusion_matrix, learning_curves
+from thaw.runs.saved_model import save_model
 from thaw.tracking.journal import Record
 from thaw.tracking.names import (
     KEPT_STAGE,
@@ -119,7 +115,7 @@ def record_results(
     accuracies = {VALIDATION: round(selected["val_accuracy"], DIGITS), TEST: round(test["accuracy"], DIGITS)}
     _write_files(record, results)
     if tracking.model:
-        _save_model(network, len(evaluation.class_names), record.model_folder)
+        save_model(network, results.selected.depth, len(evaluation.class_names), record.model_folder)
         record.model(record.model_folder, tracking.register_as)
     # TensorBoard's files have new names after a kill, so they are sent last.
     record.artifacts(record.files)
@@ -183,15 +179,3 @@ def _scores(evaluation: Evaluation, val_accuracy: float) -> str:
         f"Validation accuracy **{val_accuracy:.3f}**, test accuracy **{score.value:.3f}** "
         f"(95 % from {score.low:.3f} to {score.high:.3f}, {len(right)} images)."
     )
-
-
-def _save_model(network: Network, classes: int, folder: Path) -> None:
-    """Save the network in MLflow's format."""
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype("float32"), (-1, *network.modality.shape))]),
-        Schema([TensorSpec(np.dtype("float32"), (-1, classes))]),
-    )
-    used = ("keras", "numpy", "tensorflow")
-    requirements = [f"{name}=={version}" for name, version in provenance.packages() if name in used]
-    shutil.rmtree(folder, ignore_errors=True)  # left half-written by a kill
-    mlflow.tensorflow.save_model(network.model, folder, signature=signature, pip_requirements=requirements)
