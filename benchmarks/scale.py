@@ -23,8 +23,9 @@ from rich.table import Table
 from thaw.analysis import comparison
 from thaw.analysis.text import print_comparison
 from thaw.locks import locked
-from thaw.tracking import journal, sender, sync
+from thaw.tracking import journal, sync
 from thaw.tracking.names import BEST_FIRST
+from thaw.tracking.sender import sending
 from thaw.tracking.store import connect
 from thaw.workspace import Workspace
 
@@ -83,7 +84,7 @@ def write_one(
     begin()
     clock = Clock()
     with (
-        sender.Sender(place, store),
+        sending(place, store),
         journal.Record(
             place, uri=store.name, experiment="scale", name=f"run {number}", parent=None, tags={"thaw.kind": "run"}
         ) as record,

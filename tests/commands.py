@@ -1,5 +1,11 @@
 """The commands run in this process, and the runs that they record."""
 
+from thaw.cli import process
+from thaw.tracking.sender import start_thread
+
+START_PROCESS = process.start_process
+process.start_process = start_thread  # a process takes seconds to start; what it calls can be replaced in a thread
+
 
 def train() -> int:
     """`train.py` with the words of `sys.argv`; its exit status."""

@@ -4,6 +4,7 @@ from networks import split_of
 
 from thaw.config.schema import Augmentation
 from thaw.modalities.images.modality import Images
+from thaw.training import batches as batches_of
 from thaw.training.batches import (
     PLAIN,
     Views,
@@ -108,8 +109,10 @@ def test_views_come_in_turn_or_one_an_epoch():
     assert [PLAIN.number(epoch) for epoch in range(2)] == [None, None]
 
 
+@pytest.mark.parametrize("room", [0, batches_of.IN_MEMORY])
 @pytest.mark.parametrize("count", [1, 2])
-def test_rows_of_arrays_come_as_images_would(count):
+def test_rows_of_arrays_come_as_images_would(count, room, monkeypatch):
+    monkeypatch.setattr(batches_of, "IN_MEMORY", room)
     arrays = [np.arange(42, dtype=np.float32).reshape(21, 2) * (n + 1) for n in range(count)]
     order = list(epoch_permutations(21, range(2), (0, 0)))
     batches = array_batches(lambda _: arrays, numbered(21).labels, 8, order)
@@ -119,3 +122,14 @@ def test_rows_of_arrays_come_as_images_would(count):
         tensors = inputs if count > 1 else (inputs,)
         for n, tensor in enumerate(tensors):
             np.testing.assert_array_equal(tensor, np.stack([labels * 2, labels * 2 + 1], 1) * (n + 1))
+
+
+@pytest.mark.parametrize("room", [0, batches_of.IN_MEMORY])
+def test_rows_are_float32_of_the_arrays_of_their_epoch(room, monkeypatch):
+    monkeypatch.setattr(batches_of, "IN_MEMORY", room)
+    arrays = [[np.full((8, 2), epoch, np.float16)] for epoch in range(2)]
+    orders = [(epoch, np.arange(8)) for epoch in range(2)]
+    for shown in (arrays, [arrays[1], arrays[1]]):
+        seen = [rows.numpy() for rows, _, _ in array_batches(shown.__getitem__, numbered(8).labels, 8, orders)]
+        np.testing.assert_array_equal(seen, np.stack([each[0] for each in shown]).astype(np.float32))
+        assert {rows.dtype for rows in seen} == {np.dtype(np.float32)}

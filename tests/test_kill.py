@@ -102,7 +102,7 @@ def test_a_sweep_that_is_killed_comes_to_the_same(tmp_path):
 def test_a_sweep_that_is_killed_wherever_it_writes_comes_to_the_same(tmp_path):
     assert killed_over_and_over(tmp_path, "every", 0) >= 30
     places = (tmp_path / "killed.txt").read_text()
-    for module in ("sqlite", "journal", "checkpoints", "array_store", "sender", "parent"):
+    for module in ("sqlite", "journal", "checkpoints", "array_store", "delivery", "parent"):
         assert f"{module}." in places
 
 

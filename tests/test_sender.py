@@ -20,8 +20,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 from thaw import files
-from thaw.tracking import journal, sender, sync
-from thaw.tracking.sender import Sent
+from thaw.tracking import delivery, journal, sync, verification
+from thaw.tracking.sender import sending
+from thaw.tracking.sent import Sent
 from thaw.tracking.store import Store, connect
 from thaw.workspace import Workspace
 
@@ -53,7 +54,7 @@ def fill(run):
 
 
 def test_every_line_arrives(store, folder):
-    with sender.Sender(folder, store), record(folder) as run:
+    with sending(folder, store), record(folder) as run:
         fill(run)
     sent = Sent.of(folder)
     assert sent.pending(folder) == 0
@@ -74,7 +75,7 @@ def test_sending_again_stores_nothing_twice(store, folder):
         sent.lines = lines
         files.write_json(folder / "sent.json", dataclasses.asdict(sent))
         run.files.mkdir(exist_ok=True)
-        sender.deliver(folder, store)
+        delivery.deliver(folder, store)
     found = store.client.get_run(Sent.of(folder).run)
     assert len(store.client.search_runs([found.info.experiment_id])) == 1
     assert len(found.inputs.dataset_inputs) == 1
@@ -85,25 +86,25 @@ def test_sending_again_stores_nothing_twice(store, folder):
 def test_a_process_that_dies_before_it_notes_the_run_makes_no_second_one(store, folder):
     with record(folder) as run:
         run.metrics({"loss": 1.5}, 0)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     (folder / "sent.json").unlink()
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert len(store.client.search_runs(["1"])) == 1
 
 
 def test_a_run_that_goes_on_is_running_again_and_has_no_error(store, folder):
     with pytest.raises(ValueError, match="oh"), record(folder):
         raise ValueError("oh")
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     run = Sent.of(folder).run
     assert store.client.get_run(run).data.tags["thaw.error"] == "ValueError: oh"
     again = record(folder)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert store.client.get_run(run).info.status == "RUNNING"
     assert "thaw.error" not in store.client.get_run(run).data.tags
     with again:
         pass
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert store.client.get_run(run).info.status == "FINISHED"
 
 
@@ -112,7 +113,7 @@ def test_children_nest_under_their_parent(store, folder):
     parent.mkdir(parents=True)
     journal.append(parent, "open", uri="", experiment="pets", name="sweep", parent=None, tags={})
     record(folder, parent="sweeps/s")
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     child = store.client.get_run(Sent.of(folder).run)
     assert child.data.tags["mlflow.parentRunId"] == Sent.of(parent).run
 
@@ -121,7 +122,7 @@ def test_what_mlflow_refuses_is_told_of_and_passed_over(store, folder, caplog):
     with record(folder) as run:
         run.metrics({"no/such/name?\n": 1.0}, 0)
         run.metrics({"loss": 1.0}, 0)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert "MLflow refuses a line of vgg16-0, kept in refused.jsonl" in caplog.text
     assert "no/such/name?" in (folder / "refused.jsonl").read_text()
     found = store.client.get_run(Sent.of(folder).run)
@@ -130,10 +131,10 @@ def test_what_mlflow_refuses_is_told_of_and_passed_over(store, folder, caplog):
 
 def test_a_run_that_was_deleted_in_mlflow_begins_anew(store, folder):
     for _ in range(2):
-        sender.forget_deleted(folder, store)
+        delivery.forget_deleted(folder, store)
         with record(folder) as run:
             run.metrics({"loss": 1.0}, 0)
-        sender.deliver(folder, store)
+        delivery.deliver(folder, store)
         deleted = Sent.of(folder).run
         store.client.delete_run(deleted)
     assert len(store.client.search_runs(["1"], run_view_type=2)) == 2
@@ -150,14 +151,14 @@ def test_lines_that_are_others_than_those_that_were_sent_are_sent_again(store, f
         with record(folder) as run:
             run.metrics({"loss": 1.0}, 0)
             run.metrics({"loss": 0.5}, 1)
-        sender.deliver(folder, store)
+        delivery.deliver(folder, store)
         path.write_bytes(damage(path.read_bytes()))
         again = record(folder)
         for epoch in range(4):
             again.metrics({"loss": 1 / (epoch + 1)}, epoch)
         again.end("FINISHED")
         assert Sent.of(folder).pending(folder) == len(journal.read(folder))
-        sender.deliver(folder, store)
+        delivery.deliver(folder, store)
         assert Sent.of(folder).pending(folder) == 0
         (found,) = store.client.search_runs(["1"])
         assert found.info.status == "FINISHED"
@@ -166,11 +167,11 @@ def test_lines_that_are_others_than_those_that_were_sent_are_sent_again(store, f
 
 def test_a_run_that_is_deleted_while_it_trains_refuses_its_lines(store, folder, caplog):
     run = record(folder)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     store.client.delete_run(Sent.of(folder).run)
     run.metrics({"loss": 1.0}, 0)
     run.end("FINISHED")
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert Sent.of(folder).pending(folder) == 0
     assert caplog.text.count("MLflow refuses a line") == 2
 
@@ -178,13 +179,13 @@ def test_a_run_that_is_deleted_while_it_trains_refuses_its_lines(store, folder, 
 def test_a_journal_that_is_lost_is_begun_anew_and_that_is_said(store, folder):
     with record(folder) as run:
         run.metrics({"loss": 1.0}, 0)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     (folder / journal.NAME).write_text("5\n")
-    sender.forget_deleted(folder, store)
+    delivery.forget_deleted(folder, store)
     assert {path.name for path in folder.iterdir()} <= {"journal.jsonl.damaged", "sending", "record"}
     with record(folder) as run:
         run.metrics({"loss": 1.0}, 0)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert len(store.client.search_runs(["1"])) == 2
 
 
@@ -229,7 +230,7 @@ def test_training_goes_on_while_mlflow_fails_and_all_arrives_afterwards(store, f
         return log(client, *arguments, **named)
 
     monkeypatch.setattr(MlflowClient, "log_batch", shaky)
-    with sender.Sender(folder, store), record(folder) as run:
+    with sending(folder, store), record(folder) as run:
         run.metrics({"loss": 1.5}, 0)
         while not batches:
             time.sleep(0.01)
@@ -244,21 +245,21 @@ def test_a_run_whose_experiment_is_deleted_meanwhile_waits_for_it(store, folder)
     with record(folder) as run:
         run.metrics({"loss": 1.0}, 0)
     with pytest.raises(MlflowException):
-        sender.deliver(folder, store)
+        delivery.deliver(folder, store)
     assert Sent.of(folder).pending(folder) == 3
     store.client.restore_experiment(number)
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert store.client.get_run(Sent.of(folder).run).data.metrics == {"loss": 1.0}
 
 
 def test_a_run_that_a_slow_server_made_twice_is_left_once(store, folder):
     run = record(folder)
-    twin = store.client.create_run(store.experiment("pets"), tags={"thaw.journal": sender._identity(folder)})
-    sender.deliver(folder, store)
-    store.client.create_run("1", tags={"thaw.journal": sender._identity(folder)})
+    twin = store.client.create_run(store.experiment("pets"), tags={"thaw.journal": verification.identity(folder)})
+    delivery.deliver(folder, store)
+    store.client.create_run("1", tags={"thaw.journal": verification.identity(folder)})
     with run:
         pass
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     assert Sent.of(folder).run == twin.info.run_id
     assert [each.info.status for each in store.client.search_runs(["1"])] == ["FINISHED"]
 
@@ -266,7 +267,7 @@ def test_a_run_that_a_slow_server_made_twice_is_left_once(store, folder):
 def test_a_database_that_is_gone_is_neither_made_nor_taken_for_empty(store, folder, tmp_path, caplog):
     with record(folder):
         pass
-    sender.deliver(folder, store)
+    delivery.deliver(folder, store)
     (tmp_path / "mlruns" / "mlflow.db").unlink()
     assert list(sync.stores(tmp_path / "mlruns")) == []
     assert "mlflow.db does not exist" in caplog.text
@@ -370,7 +371,7 @@ def test_a_proxy_that_answers_for_the_server_loses_no_line(server, tmp_path, ans
             for _ in range(8):
                 mlflow_utils._artifact_repos_cache.clear()  # as the next process has none
                 with contextlib.suppress(Exception):
-                    sender.deliver(folder, store)
+                    delivery.deliver(folder, store)
             asked = proxy.count
         assert not Sent.of(folder).pending(folder), bad
         client = MlflowClient(server.uri)

@@ -326,7 +326,8 @@ WRITER = """
 import sys
 from pathlib import Path
 
-from thaw.tracking import journal, sender
+from thaw.tracking import delivery, journal
+from thaw.tracking.sender import sending
 from thaw.tracking.store import connect
 
 uri, root, number = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
@@ -334,12 +335,12 @@ folder = root / "runs" / f"writer-{number}"
 folder.mkdir(parents=True)
 store = connect(uri, str(root))
 with journal.Record(folder, uri=store.name, experiment="eight", name=number, parent=None, tags={}) as record:
-    with sender.Sender(folder, store):
+    with sending(folder, store):
         record.params({"writer": number})
         for epoch in range(50):
             record.metrics({"loss": 1 / (epoch + 1), "accuracy": epoch / 50}, epoch)
     record.end("FINISHED")
-sender.deliver(folder, store)
+delivery.deliver(folder, store)
 """
 
 

@@ -60,12 +60,13 @@ def prune(workspace: Workspace) -> Iterator[tuple[str, int]]:
 
 
 def _deleted(workspace: Workspace) -> Iterator[Path]:
-    from thaw.tracking import sender, sync
+    from thaw.tracking import sync
+    from thaw.tracking.sent import Sent
 
     for store in sync.stores(workspace.root):
         for folder in workspace.run_folders():
             is_there = [line["uri"] for line in journal.read(folder)[:1]] == [store.name]
-            run = sender.Sent.of(folder).run
+            run = Sent.of(folder).run
             if is_there and run and store.state(run) == "deleted" and not is_locked(folder):
                 yield folder
 

@@ -17,7 +17,7 @@ from thaw.durations import duration
 
 LONG = 1.0  # seconds; without a terminal shorter steps are not reported
 NARROWEST = 12  # columns of a run's name
-RUN_LOGGERS = ("thaw.runs.", "thaw.training.", "thaw.tracking.sender")  # what they log concerns the current run
+RUN_LOGGERS = ("thaw.runs.", "thaw.training.")  # what they log concerns the current run
 SMOOTHING = 0.1  # weight of the newest estimate of the time left
 
 

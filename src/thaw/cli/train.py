@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from thaw import progress, runtime
 from thaw.cli import argv, environment, manual, preview, terminal
+from thaw.cli.process import BackgroundSender
 from thaw.cli.sweep_callback import SweepCallback
 from thaw.config import compose
 from thaw.config.explain import explain
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from thaw.tracking.store import Store
 
 logger = logging.getLogger(__name__)
-NETWORKS: dict = {}  # that this process keeps
 
 
 @cache
@@ -35,6 +35,10 @@ def connect(uri: str | None, root: str, experiment: str | None) -> "Store":
     from thaw.tracking.store import connect
 
     return connect(uri, root, experiment)
+
+
+NETWORKS: dict = {}  # that this process keeps
+BACKGROUND = BackgroundSender()
 
 
 @dataclass
@@ -62,7 +66,10 @@ def reported(composed: DictConfig) -> Iterator[Job]:
     """
     from thaw.sweeps.job import HydraJob, RunFailed
 
-    hydra_job = HydraJob.current(composed, Context(connect=connect, networks=NETWORKS))
+    context, opened = Context(connect=connect, networks=NETWORKS), SweepCallback.opened
+    if opened is not None and opened.sweep.total != 1:
+        context = replace(context, sending=BACKGROUND.sending)
+    hydra_job = HydraJob.current(composed, context)
     display = progress.reporter()
     job, failure = Job(hydra_job.context), None
     display.begin_run(hydra_job.label)
@@ -107,7 +114,10 @@ def main(hydra_job: Callable[[], object]) -> int:
     environment.interruptible()
     SweepCallback.opened = None
     with terminal.Display() as display, progress.reporting_to(display):
-        status = _run(hydra_job, display, words)
+        try:
+            status = _run(hydra_job, display, words)
+        finally:
+            BACKGROUND.close()
         if SweepCallback.opened is not None:
             is_complete = _close_sweep(display)
             status = status or int(not is_complete)

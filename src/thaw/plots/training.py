@@ -1,17 +1,41 @@
 """Figures of one run: its learning curves, and its confusion matrix."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from thaw.plots.style import BLUE, GRAY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, short
+from thaw.plots.style import BLUE, GRAY, HEIGHT, ORANGE, SIZE, STYLE, WIDTH, figure, legend_below, save, short
 
 NUMBERED = 15  # classes; the cells of more have no room for numbers
 NAMED = 40  # classes; the names of more are not legible
 LARGEST = 400  # classes drawn as vectors; more as pixels
+
+
+def draw_run(
+    folder: Path,
+    history: Sequence[dict[str, float]],
+    boundaries: Sequence[int],
+    kept: int,
+    confusion: Sequence[tuple[int, int, int]],
+    classes: Sequence[str],
+) -> None:
+    """Write the figures of a run to a folder.
+
+    Args:
+        folder: for the PNGs.
+        history, boundaries, kept: as in `learning_curves`.
+        confusion: true class, predicted class and count, where there are any.
+        classes: their names.
+    """
+    matrix = np.zeros((len(classes), len(classes)), int)
+    for truth, guess, count in confusion:
+        matrix[truth, guess] = count
+    save(learning_curves(history, boundaries, kept), folder / "learning_curves.png")
+    save(confusion_matrix(matrix, classes), folder / "confusion_matrix.png")
 
 
 def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[int], kept: int) -> Figure:

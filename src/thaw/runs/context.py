@@ -1,6 +1,7 @@
 """The context of a run: its command, its sweep, and its folders."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ def _connect(uri: str | None, root: str, experiment: str | None) -> "Store":
     return connect(uri, root, experiment)
 
 
+def _sending(folder: Path, store: "Store") -> AbstractContextManager:
+    from thaw.tracking.sender import sending
+
+    return sending(folder, store)
+
+
 @dataclass(frozen=True)
 class Context:
     """What a run knows of the command that it belongs to; the default is a run of its own.
@@ -32,6 +39,7 @@ class Context:
         threads: its share of the cores.
         first: whether it is the first run of the command, which announces what all have in common.
         connect: opens a tracking store, as `tracking.store.connect`.
+        sending: sends the journal in a folder while its context lasts, as `tracking.sender.sending`.
         networks: those that `models.reuse` keeps for the next runs of this process.
     """
 
@@ -43,6 +51,7 @@ class Context:
     threads: int = 1
     first: bool = True
     connect: Callable[[str | None, str, str | None], "Store"] = _connect
+    sending: Callable[[Path, "Store"], AbstractContextManager] = _sending
     networks: dict = field(default_factory=dict)
 
     def run_folder(self, workspace: Workspace, signature: str, recorded: list, rerun: bool) -> Path:

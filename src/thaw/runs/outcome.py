@@ -99,12 +99,12 @@ def find_finished(
         choices: of the run.
         store: that it is recorded in.
     """
-    from thaw.tracking import sender
+    from thaw.tracking import delivery
 
     for source in ("imagenet", "random") if weights == "auto" else (weights,):
         place = folder(source)
         found = Outcome.of(place, name, choices, FINISHED_BEFORE)
         outdated = weights == "auto" and source == "random" and found and downloads.reachable(downloads.KERAS_HOST)
-        if found and not outdated and not sender.is_deleted(place, store):
+        if found and not outdated and not delivery.is_deleted(place, store):
             return found
     return None

@@ -32,7 +32,7 @@ from thaw.tracking.names import (
     STAGES,
     stage_tag,
 )
-from thaw.tracking.sender import Sent
+from thaw.tracking.sent import Sent
 from thaw.training.checkpoints import StageResult
 from thaw.training.stages import Stage
 

@@ -10,8 +10,6 @@ from thaw.config import schema
 from thaw.data.splits import Split
 from thaw.models.network import Network
 from thaw.models.units import Depth
-from thaw.plots.style import save
-from thaw.plots.training import confusion_matrix, learning_curves
 from thaw.runs.saved_model import save_model
 from thaw.tracking.journal import Record
 from thaw.tracking.names import (
@@ -113,7 +111,7 @@ def record_results(
     evaluation, selected = results.evaluation, results.selected_metrics
     test = evaluation.metrics()
     accuracies = {VALIDATION: round(selected["val_accuracy"], DIGITS), TEST: round(test["accuracy"], DIGITS)}
-    _write_files(record, results)
+    _record_tables(record, results)
     if tracking.model:
         save_model(network, results.selected.depth, len(evaluation.class_names), record.model_folder)
         record.model(record.model_folder, tracking.register_as)
@@ -145,13 +143,19 @@ def record_results(
     }
 
 
-def _write_files(record: Record, results: Results) -> None:
-    evaluation = results.evaluation
-    curves = learning_curves(results.history, results.boundaries, results.selected_place)
-    save(curves, record.files / "learning_curves.png")
-    save(confusion_matrix(evaluation.confusion(), evaluation.class_names), record.files / "confusion_matrix.png")
+def _record_tables(record: Record, results: Results) -> None:
+    """Record the evaluation, and what the figures show."""
+    evaluation, curves = results.evaluation, ("loss", "accuracy", "val_loss", "val_accuracy")
     evaluation.write_per_class(record.files / "per_class.csv")
     evaluation.write_predictions(record.files / "predictions.csv")
+    confusion = evaluation.confusion()
+    record.figures(
+        [{name: epoch[name] for name in curves} for epoch in results.history],
+        results.boundaries,
+        results.selected_place,
+        [(int(truth), int(guess), int(confusion[truth, guess])) for truth, guess in np.argwhere(confusion)],
+        list(evaluation.class_names),
+    )
 
 
 def _speed(results: Results, training: dict[str, Split]) -> dict[str, float]:

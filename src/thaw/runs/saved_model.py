@@ -75,7 +75,7 @@ class SavedModel:
             for variable, place in self.arrays:
                 weights[place][...] = keras.ops.convert_to_numpy(variable)
         metadata = json.loads(self.members[METADATA]) | {"date_saved": time.strftime("%Y-%m-%d@%H:%M:%S")}
-        members = {**self.members, METADATA: json.dumps(metadata).encode(), WEIGHTS: changed.getbuffer()}
+        members = {**self.members, METADATA: json.dumps(metadata).encode(), WEIGHTS: changed.getvalue()}
         with zipfile.ZipFile(folder / FILE, "w") as file:
             for name, content in members.items():
                 file.writestr(name, content)

@@ -61,7 +61,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.runs import record as recording
     from thaw.runs.progress import EpochProgress
     from thaw.runs.results import Results, record_results
-    from thaw.tracking import journal, sender
+    from thaw.tracking import delivery, journal
     from thaw.training.batches import Views, sample_examples
     from thaw.training.evaluation import evaluate
     from thaw.training.features import FeatureCache
@@ -75,11 +75,11 @@ def train(config: Config, context: Context) -> Outcome:
     backbone = networks.backbone(config.backbone, config.weights, modality, config.seed, config.unfreeze == "all")
     place = folder(backbone.weights)
     with locked(place, partial(logger.info, "Another process trains this run; waiting for it.")):
-        sender.forget_deleted(place, store)
+        delivery.forget_deleted(place, store)
         if finished := Outcome.of(place, context.name, choices, ANOTHER_PROCESS):
             return finished
         opening = recording.opening(context, store.name, config.experiment, began, ROOT)
-        with sender.Sender(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
+        with context.sending(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             report.phase("building the network")
             stages = plan_stages(config.training, config.unfreeze, backbone)
             shares = {each.name: each.settings.fraction or config.fraction for each in stages}

@@ -175,10 +175,10 @@ def _record_parent(
     launch: str,
 ) -> None:
     """Open the parent's journal, or reopen it with the values of this launch added."""
-    from thaw.tracking import sender
+    from thaw.tracking import delivery
 
     with locked(place):
-        sender.forget_deleted(place, store)
+        delivery.forget_deleted(place, store)
         (place / journal.ELSEWHERE).unlink(missing_ok=True)
         tags = {COMMAND: command, KIND: "sweep", QUESTION: question}
         tags[NOTE] = f"{question}\n\n{code_block(command)}".strip("\n")
@@ -190,7 +190,7 @@ def _record_parent(
             tags=tags, values=values, launch=launch,
         )  # fmt: skip
     with contextlib.suppress(Exception):  # else its first run sends it
-        sender.deliver(place, store)
+        delivery.deliver(place, store)
 
 
 def _merged(values: list[dict[str, list[str]]]) -> dict[str, list[str]]:

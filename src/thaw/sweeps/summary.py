@@ -15,7 +15,7 @@ from thaw.tracking import journal
 from thaw.tracking.markdown import table
 from thaw.tracking.names import NOTE, TEST, VALIDATION
 from thaw.tracking.pages import name_champion, sweep_pages
-from thaw.tracking.sender import Sent
+from thaw.tracking.sent import Sent
 from thaw.tracking.store import Store
 from thaw.tracking.sync import SyncResult, send_pending
 from thaw.workspace import Workspace

@@ -1,7 +1,7 @@
 """Journals: what a run or a sweep records, on disk first, as an append-only file of lines.
 
-Each line has a checksum. A damaged line is kept, since `sender` counts lines; if the first one is damaged, the whole
-journal is lost. This module is independent of MLflow; `sender` sends the lines there.
+Each line has a checksum. A damaged line is kept, since `delivery` counts lines; if the first one is damaged, the whole
+journal is lost. This module is independent of MLflow; `delivery` sends the lines there.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "metrics": {"values": dict, "step": int},
     "tags": {"values": dict},
     "dataset": {"name": str, "digest": str, "source": str, "profile": str, "tags": dict},
+    "figures": {"history": list, "boundaries": list, "kept": int, "confusion": list, "classes": list},
     "artifacts": {"folder": str, "below": (str, type(None))},
     "model": {"folder": str},
     "end": {"status": str, "reason": str, "outcome": dict},
@@ -126,6 +127,20 @@ class Record:
     def dataset(self, name: str, digest: str, source: str, profile: str, tags: dict[str, str]) -> None:
         """Record the dataset that the run used."""
         self._write("dataset", name=name, digest=digest, source=source, profile=profile, tags=tags)
+
+    def figures(
+        self,
+        history: list[dict[str, float]],
+        boundaries: list[int],
+        kept: int,
+        confusion: list[tuple[int, int, int]],
+        classes: list[str],
+    ) -> None:
+        """Record what the figures of the run show, as `plots.training.draw_run` takes it.
+
+        They are drawn into `files` by whoever sends the journal, while the next run trains.
+        """
+        self._write("figures", history=history, boundaries=boundaries, kept=kept, confusion=confusion, classes=classes)
 
     def artifacts(self, folder: Path, below: str | None = None) -> None:
         """Record the files of a folder inside the run's own."""

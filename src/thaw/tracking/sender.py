@@ -1,325 +1,99 @@
-"""Replays journals to MLflow in order, with retries, idempotently.
+"""Sends journals while they grow, so that training never waits for MLflow.
 
-Training never depends on the tracking server. What could not be sent stays in the journal and is sent by the next
-command, or by `make sync`. A rejection counts only if the run accepts another line, as a proxy may have rejected it.
-Before a run ends, everything that a server seemed to accept is verified.
+A thread does so for one run. For a sweep a process does, which draws the figures as well: Python runs one thread at a
+time, and both take as long as training a small head.
 """
 
 import contextlib
-import json
-import logging
-import shutil
 import threading
-import zlib
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-import yaml
-from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, FileInfo, InputTag, LoggedModelOutput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-
-from thaw import files
-from thaw.errors import redact
 from thaw.tracking import journal
-from thaw.tracking.names import ERROR, JOURNAL, PARENT
+from thaw.tracking.delivery import deliver
 from thaw.tracking.store import Store
-from thaw.workspace import Workspace
 
-# Error codes of a line that a server will never take, such as one of a run that was deleted there.
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST")
-SENT = "sent.json"  # beside a journal: how much of it was sent
-REFUSED = "refused.jsonl"  # beside a journal: the lines that MLflow refused, and why
-logger = logging.getLogger(__name__)
+POLL, LONGEST_PAUSE = 0.2, 30.0  # seconds between two looks at the journals; while MLflow fails, up to the second
 
 
-@dataclass
-class Sent:
-    """How much of a journal was sent, and as which run of which experiment in MLflow; empty before the first line.
+def send_journals(announced: Connection, store: Store) -> None:
+    """Send journals as they grow, until the other end of `announced` is closed, and then once more.
 
-    Attributes:
-        lines: how many lines were sent.
-        run, experiment: their ids.
-        checksum: of these lines. If the journal's differs, all lines are sent again.
+    Args:
+        announced: receives the folder of each journal, once the ones before have ended.
+        store: where to.
     """
-
-    lines: int = 0
-    run: str = ""
-    experiment: str = ""
-    checksum: int = 0
-
-    @staticmethod
-    def of(folder: Path) -> "Sent":
-        """Of the journal in that folder; nothing if that is lost."""
+    sent: dict[Path, int] = {}  # the folders, and how large their journals were when they were sent
+    pause, is_open = POLL, True
+    while is_open:
+        is_open = _receive(announced, pause, sent)
         try:
-            recorded = files.read_json(folder / SENT) or {}
-            return Sent(**{key: value for key, value in recorded.items() if value is not None})
-        except TypeError:
-            return Sent()
-
-    def pending(self, folder: Path) -> int:
-        """How many lines are left to send."""
-        return len(journal.read(folder)) - self.of_these(journal.raw(folder))
-
-    def of_these(self, lines: list[bytes]) -> int:
-        """How many of these lines were sent; 0 if they have changed, as MLflow stores no line twice."""
-        return self.lines if zlib.crc32(b"".join(lines[: self.lines])) == self.checksum else 0
+            for folder in list(sent):
+                path = folder / journal.NAME
+                size = path.stat().st_size if path.exists() else 0
+                if size != sent[folder]:
+                    deliver(folder, store)
+                sent[folder] = size
+            sent = dict(list(sent.items())[-1:])
+            pause = POLL
+        except Exception:  # whatever it is, training continues, and the journals show what is pending
+            pause = min(2 * max(pause, 0.5), LONGEST_PAUSE)
 
 
-def deliver(folder: Path, store: Store) -> Sent:
-    """Send the rest of the journal in `folder`; a line that MLflow refuses is reported, kept aside and skipped.
-
-    Raises:
-        Exception: MLflow is unreachable, cannot write or has lost lines; the lines from there on are pending.
-    """
-    with FileLock(folder / "sending"):
-        sent, lines, texts = Sent.of(folder), journal.read(folder), journal.raw(folder)
-        if not sent.of_these(texts):
-            sent.lines = sent.checksum = 0
-        for number in range(sent.lines, len(lines)):
-            line = lines[number]
-            if reason := _refusal(line, lines[:number], folder, sent, store):
-                logger.warning(f"MLflow refuses a line of {folder.name}, kept in {REFUSED}: {reason}")
-                with (folder / REFUSED).open("a") as file:
-                    file.write(json.dumps({"number": number, "reason": reason, "line": line}) + "\n")
-            if line["kind"] == "damaged":
-                logger.warning(f"A line of {folder.name}'s journal is damaged; what it recorded is lost")
-            sent.lines, sent.checksum = number + 1, zlib.crc32(texts[number], sent.checksum)
-            files.write_json(folder / SENT, asdict(sent))
-        if lines and lines[-1].get("status") == "FINISHED":  # so no line is pending
-            for leftover in (journal.FILES, journal.MODEL):  # MLflow has them now
-                shutil.rmtree(folder / leftover, ignore_errors=True)
-        return sent
-
-
-def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
-    client, run = store.client, sent.run
-    match line:
-        case {"kind": "open"}:
-            _open(line, folder, sent, store)
-        case {"kind": "params", "values": values}:
-            params = [Param(key, value) for key, value in values.items()]
-            for first in range(0, len(params), 100):
-                client.log_batch(run, params=params[first : first + 100])
-        case {"kind": "metrics", "values": values, "step": step, "time": moment}:
-            # The same time for all: MLflow stores a point that it knows only once.
-            client.log_batch(run, metrics=[Metric(key, value, moment, step) for key, value in values.items()])
-        case {"kind": "tags", "values": values}:
-            client.log_batch(run, tags=[RunTag(key, value) for key, value in values.items()])
-        case {"kind": "dataset"}:
-            dataset = Dataset(line["name"], line["digest"], "local", line["source"], profile=line["profile"])
-            tags = [InputTag("mlflow.data.context", "training"), *(InputTag(*tag) for tag in line["tags"].items())]
-            client.log_inputs(run, [DatasetInput(dataset, tags)])
-        case {"kind": "artifacts", "below": below}:
-            if (sources := _files(line, folder)).is_dir():  # else it was sent before the run was opened again
-                client.log_artifacts(run, str(sources), below)
-        case {"kind": "model"}:
-            if (model := _files(line, folder)).is_dir():
-                _send_model(model, line.get("register"), sent, store)
-        case {"kind": "end", "status": status, "reason": reason, "time": moment}:
-            for another in set(_created(folder, sent, store)) - {run}:
-                client.delete_run(another)
-            if reason:
-                client.set_tag(run, ERROR, reason[:4000])
-            client.set_terminated(run, status, moment)
-            if not store.artifacts and client.get_run(run).info.status != status:
-                raise ConnectionError("MLflow has not recorded the end of the run; it is sent again")
-
-
-def _refusal(line: dict, before: list[dict], folder: Path, sent: Sent, store: Store) -> str:
-    """Send a line; returns why MLflow rejected it (twice, and not a proxy in its place), or an empty string."""
-    for _ in range(2):
-        try:
-            if line["kind"] == "end" and not store.artifacts:
-                _look_up(before, folder, sent, store)
-            _send(line, folder, sent, store)
-            return ""
-        except MlflowException as error:
-            if line["kind"] == "open" or error.error_code not in REFUSALS or not _answers(folder, sent, store):
-                raise  # no line can be sent without the run
-            reason = redact(error.message)
-    return reason
-
-
-def _answers(folder: Path, sent: Sent, store: Store) -> bool:
-    """Whether MLflow itself refuses: the run takes another line or, if it was deleted, its experiment exists."""
-    client = store.client
+def _receive(announced: Connection, seconds: float, sent: dict[Path, int]) -> bool:
+    """Add the folders that arrive within some seconds; whether more may come."""
+    until = time.monotonic() + seconds
     try:
-        if store.state(sent.run) in ("deleted", "missing"):
-            return client.get_experiment(sent.experiment).experiment_id == sent.experiment
-        client.set_tag(sent.run, JOURNAL, _identity(folder))
-        return client.get_run(sent.run).data.tags.get(JOURNAL) == _identity(folder)
-    except MlflowException:
+        while announced.poll(max(0.0, until - time.monotonic())):
+            folder = announced.recv()
+            sent.pop(folder, None)
+            sent[folder] = -1
+    except (EOFError, OSError):  # or the other process has died
         return False
+    return True
 
 
-def _look_up(lines: list[dict], folder: Path, sent: Sent, store: Store) -> None:
-    """Verify that a server has what these lines recorded; a proxy may have answered in its place.
-
-    Raises:
-        ConnectionError: it does not; all lines are sent again.
-    """
-    refused = set()
-    with contextlib.suppress(FileNotFoundError):
-        refused = {json.loads(line)["number"] for line in (folder / REFUSED).read_text().splitlines()}
-    client = store.client
-    wanted: dict[str, set] = {"params": set(), "tags": set()}
-    steps: dict[str, set[int]] = {}
-    there = True
-    for number, line in enumerate(lines):
-        if number in refused:
-            continue
-        if line["kind"] in wanted:
-            wanted[line["kind"]] |= set(line["values"])
-        elif line["kind"] == "metrics":
-            for key in line["values"]:
-                steps.setdefault(key, set()).add(line["step"])
-        elif line["kind"] == "artifacts":
-            there &= _names(line, folder) <= _listed(client.list_artifacts(sent.run, line["below"]))
-        elif line["kind"] == "model" and _names(line, folder):
-            models = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
-            sent_files = [each for model in models for each in client.list_logged_model_artifacts(model.model_id)]
-            there &= _names(line, folder) <= _listed(sent_files)
-    run = client.get_run(sent.run)
-    there &= run.info.run_id == sent.run
-    there &= wanted["params"] <= set(run.data.params) and wanted["tags"] <= set(run.data.tags)
-    there = there and all(
-        numbers <= {point.step for point in client.get_metric_history(sent.run, key)} for key, numbers in steps.items()
-    )
-    if there:
-        return
-    files.write_json(folder / SENT, asdict(replace(sent, lines=0, checksum=0)))
-    raise ConnectionError("MLflow has lost lines that it seemed to take; they are sent again")
+def start_thread(target: Callable[..., None], *given) -> Callable[[float], None]:
+    """Start a thread; returns what waits for it, so many seconds at most."""
+    thread = threading.Thread(target=target, args=given, daemon=True)
+    thread.start()
+    return thread.join
 
 
-def _files(line: dict, folder: Path) -> Path:
-    """The folder that a line refers to: always directly inside the run's folder, even if the line is damaged."""
-    return folder / Path(line["folder"]).name
+class Sender:
+    """Sends journals in the background.
 
-
-def _names(line: dict, folder: Path) -> set[str]:
-    """The names of the files in it; empty if they were already sent and deleted."""
-    files = _files(line, folder)
-    return {each.name for each in files.iterdir()} if files.is_dir() else set()
-
-
-def _listed(files: list[FileInfo]) -> set[str]:
-    return {Path(each.path).name for each in files}
-
-
-def _open(line: dict, folder: Path, sent: Sent, store: Store) -> None:
-    """Create the run in MLflow, or reopen it."""
-    client = store.client
-    if not sent.run:
-        sent.experiment = _known(store.experiment(line["experiment"]), "experiment")
-        # A process may have died, or a slow server have seemed dead, between creating a run and recording its id.
-        created = _created(folder, sent, store)
-        if created:
-            sent.run = created[0]
-    if not sent.run:
-        tags = {"mlflow.source.name": "train.py", "mlflow.source.type": "LOCAL", JOURNAL: _identity(folder)}
-        if line["parent"]:
-            tags[PARENT] = deliver(Workspace.of(folder).sweep_folder(line["parent"]), store).run
-        run = client.create_run(sent.experiment, line.get("began", line["time"]), tags | line["tags"], line["name"])
-        sent.run = _known(run.info.run_id, "run")
-        return
-    client.update_run(sent.run, status="RUNNING", name=line["name"])
-    client.log_batch(sent.run, tags=[RunTag(key, value) for key, value in line["tags"].items()])
-    if ERROR in client.get_run(sent.run).data.tags:
-        client.delete_tag(sent.run, ERROR)
-
-
-def _known(identity: str, what: str) -> str:
-    """The id; an answer that a proxy makes up has none."""
-    if not identity:
-        raise ConnectionError(f"MLflow answers with no id for the {what}")
-    return identity
-
-
-def _identity(folder: Path) -> str:
-    """What distinguishes the run of that journal from all others, also from those of an earlier journal there."""
-    return f"{folder.name} {journal.read(folder)[0]['time']}"
-
-
-def _created(folder: Path, sent: Sent, store: Store) -> list[str]:
-    """The runs that were created for that journal: more than one if a server was too slow to confirm the first."""
-    found = store.client.search_runs([sent.experiment], f"tags.`{JOURNAL}` = '{_identity(folder)}'")
-    return [run.info.run_id for run in found]
-
-
-def _send_model(folder: Path, register: str | None, sent: Sent, store: Store) -> None:
-    """Log a model as `mlflow.models.Model.log` does, which only works in the process of the run."""
-    client = store.client
-    known = client.search_logged_models([sent.experiment], f"source_run_id = '{sent.run}'")
-    model = known[0] if known else client.create_logged_model(sent.experiment, "model", sent.run, model_type="keras")
-    # `Model.load` would decode a % in the path.
-    described = Model.from_dict(yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")))
-    described.run_id, described.model_id, described.model_uuid = sent.run, model.model_id, model.model_id
-    described.artifact_path = model.artifact_location
-    described.save(str(folder / "MLmodel"))
-    client.log_model_artifacts(model.model_id, str(folder))
-    client.finalize_logged_model(model.model_id, "READY")
-    outputs = client.get_run(sent.run).outputs
-    if not (outputs and outputs.model_outputs):
-        client.log_outputs(sent.run, [LoggedModelOutput(model.model_id, 0)])
-    if register and not client.search_model_versions(f"run_id = '{sent.run}'"):
-        if not client.search_registered_models(f"name = '{register}'"):
-            with contextlib.suppress(MlflowException):  # another process has just created it
-                client.create_registered_model(register)
-        client.create_model_version(register, model.artifact_location, sent.run, model_id=model.model_id)
-
-
-class Sender(threading.Thread):
-    """Sends a journal from a thread while its run trains, so that training never waits for MLflow.
-
-    On exit it tries once more to send the rest; after `PATIENCE` the thread is left to itself.
+    Args:
+        store: where to.
+        start: starts the work, as `start_thread`.
     """
 
-    POLL, LONGEST_PAUSE, PATIENCE = 0.2, 30.0, 10.0  # seconds
+    PATIENCE = 10.0  # seconds
 
-    def __init__(self, folder: Path, store: Store):
-        super().__init__(daemon=True)
-        self.folder, self.store, self.closing = folder, store, threading.Event()
+    def __init__(self, store: Store, start: Callable[..., Callable[[float], None]] = start_thread):
+        announced, self.announcing = Pipe(duplex=False)
+        self.wait = start(send_journals, announced, store)
 
-    def __enter__(self) -> "Sender":
-        self.start()
-        return self
+    def send(self, folder: Path) -> None:
+        """Send the journal in `folder` as it grows; those before have ended."""
+        with contextlib.suppress(BrokenPipeError):  # its process was killed; the end of the command sends what is left
+            self.announcing.send(folder)
 
-    def __exit__(self, *_) -> None:
-        self.closing.set()
-        self.join(self.PATIENCE)
-
-    def run(self) -> None:
-        seen, pause = -1, self.POLL
-        while True:
-            last = self.closing.wait(pause)
-            path = self.folder / journal.NAME
-            size = path.stat().st_size if path.exists() else 0
-            try:
-                if size != seen:
-                    deliver(self.folder, self.store)
-                seen, pause = size, self.POLL
-            except Exception:  # whatever it is, training continues, and the journal shows what is pending
-                pause = min(2 * max(pause, 0.5), self.LONGEST_PAUSE)
-            if last:
-                return
+    def close(self) -> None:
+        """Try once more to send the rest; after `PATIENCE` it is left to itself."""
+        self.announcing.close()
+        self.wait(self.PATIENCE)
 
 
-def is_deleted(folder: Path, store: Store) -> bool:
-    """Whether the run that the journal in `folder` was sent as has been deleted in MLflow."""
-    sent = Sent.of(folder)
-    return bool(sent.run) and not store.unreachable and store.state(sent.run) in ("deleted", "missing")
-
-
-def forget_deleted(folder: Path, store: Store) -> None:
-    """Start the journal in `folder` again if it is lost or its run was deleted; this process holds the lock."""
-    path = folder / journal.NAME
-    if journal.is_lost(folder):
-        files.set_aside(path)
-        logger.warning(f"{path} is damaged and set aside; its run is recorded again")
-    elif not is_deleted(folder, store):
-        return
-    with FileLock(folder / "sending"):
-        for name in (journal.NAME, SENT, REFUSED):
-            (folder / name).unlink(missing_ok=True)
+@contextlib.contextmanager
+def sending(folder: Path, store: Store) -> Iterator[None]:
+    """Send the journal of one run while the context lasts."""
+    sender = Sender(store)
+    sender.send(folder)
+    try:
+        yield
+    finally:
+        sender.close()

@@ -5,7 +5,7 @@ import logging
 import re
 import socket
 import sqlite3
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -63,6 +63,10 @@ class Store:
                 port = address.port or PORTS[address.get_backend_name()]
                 socket.create_connection((address.host, port), timeout=2).close()
         return MlflowClient(self.uri)
+
+    def __getstate__(self) -> dict:
+        """What another process needs; it has a client of its own."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def experiment(self, name: str) -> str:
         """The id of the experiment of that name, created if missing."""

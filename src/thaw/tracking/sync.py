@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from thaw.errors import ThawError, one_line, redact
 from thaw.locks import is_locked
 from thaw.tracking import journal, sqlite
-from thaw.tracking.sender import Sent, deliver
+from thaw.tracking.delivery import deliver
+from thaw.tracking.sent import Sent
 from thaw.tracking.store import Store, connect
 from thaw.workspace import Workspace
 

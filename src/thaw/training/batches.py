@@ -6,6 +6,8 @@ sizes. So the last batch is padded to a multiple of 8 with examples of weight 0.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import starmap
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,7 @@ from thaw.modalities.images.modality import Images, changes
 PREFETCH = 4  # batches; TensorFlow's own choice grows to gigabytes if training is slower than reading
 READ_PARALLELISM = 16  # examples that are read at once, as far as there are threads
 BATCH_MULTIPLE = 8  # examples
+IN_MEMORY = 64 * 2**20  # bytes of rows that are copied to memory as a whole, those of all epochs
 SAMPLE = 512  # examples: enough for the statistics of batch normalization
 
 
@@ -108,22 +111,42 @@ def array_batches(
     Returns:
         Batches of float32 rows (one tensor, or a tuple of several), labels and weights, as in `training_batches`.
     """
-    epochs = list(orders)
-    first = arrays(epochs[0][0])
+    epochs = [(arrays(epoch), *_pad_to_multiple(order, batch_size)) for epoch, order in orders]
+    first, rows, _ = epochs[0]
+    row_bytes = sum(array.nbytes for array in first) / len(labels)
+    read = _from_memory if row_bytes * len(rows) * len(epochs) <= IN_MEMORY else _from_arrays
+    batches = read(labels, batch_size, epochs)
+    count = len(epochs) * -(-len(rows) // batch_size)
+    return prefetch(batches.apply(tf.data.experimental.assert_cardinality(count)))
+
+
+Epochs = list[tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]]  # arrays, rows and weights of each
+
+
+def _from_memory(labels: np.ndarray, batch_size: int, epochs: Epochs) -> tf.data.Dataset:
+    """The batches of few rows, copied as a whole: a Python generator takes longer than training a head on them."""
+
+    def of_epoch(arrays: Sequence[np.ndarray], rows: np.ndarray, weights: np.ndarray) -> tf.data.Dataset:
+        inputs = [array[rows].astype(np.float32, copy=False) for array in arrays]
+        examples = tf.data.Dataset.from_tensor_slices((one_or_tuple(inputs), labels[rows], weights))
+        return examples.batch(batch_size)
+
+    return reduce(tf.data.Dataset.concatenate, starmap(of_epoch, epochs))
+
+
+def _from_arrays(labels: np.ndarray, batch_size: int, epochs: Epochs) -> tf.data.Dataset:
+    """The batches of arrays that are read while they are needed, as they may be larger than memory."""
 
     def batches() -> Iterator[tuple]:
-        for epoch, order in epochs:
-            rows, weights = _pad_to_multiple(order, batch_size)
+        for arrays, rows, weights in epochs:
             for start in range(0, len(rows), batch_size):
                 chosen = rows[start : start + batch_size]
-                inputs = [array[chosen].astype(np.float32, copy=False) for array in arrays(epoch)]
+                inputs = [array[chosen].astype(np.float32, copy=False) for array in arrays]
                 yield one_or_tuple(inputs), labels[chosen], weights[start : start + batch_size]
 
-    inputs = [tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in first]
+    inputs = [tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in epochs[0][0]]
     signature = (one_or_tuple(inputs), tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.float32))
-    count = sum(-(-len(order) // batch_size) for _, order in epochs)
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return prefetch(dataset.apply(tf.data.experimental.assert_cardinality(count)))
+    return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
 def one_or_tuple(tensors: Sequence):
