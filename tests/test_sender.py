@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import http.server
 import os
 import signal
@@ -20,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service import utils as mlflow_utils
 
 from thaw import files
+from thaw.plots import training
 from thaw.tracking import delivery, journal, sync, verification
 from thaw.tracking.sender import sending
 from thaw.tracking.sent import Sent
@@ -65,6 +67,47 @@ def test_every_line_arrives(store, folder):
     assert [used.dataset.name for used in found.inputs.dataset_inputs] == ["pets"]
     assert [each.path for each in store.client.list_artifacts(sent.run)] == ["classes.txt"]
     assert not run.files.exists()
+
+
+EPOCH = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
+
+
+def test_figures_are_drawn_when_they_are_sent_and_again_if_mlflow_has_lost_them(store, folder):
+    with record(folder) as run:
+        run.figures([EPOCH], [], 0, [(0, 0, 3), (1, 0, 2)], ["cat", "dog"])
+        run.artifacts(run.files)
+    assert not list(run.files.iterdir())
+    delivery.deliver(folder, store)
+    names = [each.path for each in store.client.list_artifacts(Sent.of(folder).run)]
+    assert names == ["confusion_matrix.png", "learning_curves.png"]
+    (folder / "sent.json").unlink()
+    delivery.deliver(folder, store)
+    assert Sent.of(folder).pending(folder) == 0
+
+
+def test_figures_that_cannot_be_drawn_keep_nothing_else_back(store, folder, caplog):
+    with record(folder) as run:
+        run.figures([EPOCH], [], 5, [], ["cat", "dog"])
+        run.metrics({"loss": 1.0}, 0)
+    delivery.deliver(folder, store)
+    assert "cannot be drawn" in caplog.text
+    assert store.client.get_run(Sent.of(folder).run).data.metrics == {"loss": 1.0}
+
+
+def test_figures_wait_for_room_on_the_disk(store, folder, monkeypatch):
+    with record(folder) as run:
+        run.figures([EPOCH], [], 0, [(0, 0, 3)], ["cat"])
+        run.artifacts(run.files)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "save", full)
+        with pytest.raises(OSError, match="No space"):
+            delivery.deliver(folder, store)
+    delivery.deliver(folder, store)
+    assert len(store.client.list_artifacts(Sent.of(folder).run)) == 2
 
 
 def test_sending_again_stores_nothing_twice(store, folder):

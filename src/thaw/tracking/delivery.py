@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from thaw import files
-from thaw.errors import redact
+from thaw.errors import one_line, redact
 from thaw.tracking import journal
 from thaw.tracking.names import ERROR, JOURNAL, PARENT
 from thaw.tracking.sent import REFUSED, SENT, Sent, refuse
@@ -94,10 +94,15 @@ def _send(line: dict, folder: Path, sent: Sent, store: Store) -> None:
 
 
 def _draw(line: dict, folder: Path) -> None:
-    """Draw the figures of a run into the folder of its files."""
+    """Draw the figures of a run into the folder of its files; what else it recorded does not wait for them."""
     from thaw.plots.training import draw_run
 
-    draw_run(folder, **{key: line[key] for key in journal.KINDS["figures"]})
+    try:
+        draw_run(folder, **{key: line[key] for key in journal.KINDS["figures"]})
+    except OSError:  # the disk is full: they are drawn when there is room
+        raise
+    except Exception as error:
+        logger.warning(f"The figures of {folder.parent.name} cannot be drawn: {one_line(error)}")
 
 
 def _refusal(line: dict, before: list[dict], folder: Path, sent: Sent, store: Store) -> str:
