@@ -71,6 +71,24 @@ def test_journals_are_sent_and_figures_drawn_by_a_process_that_signals_do_not_st
         assert drawn == {"learning_curves.png", "confusion_matrix.png"}
 
 
+FIRST = """
+import signal, sys, time
+import psutil
+from thaw.cli.process import start_process
+
+wait = start_process(time.sleep, 3)
+(child,) = (each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline()))
+for number in (signal.SIGTERM, signal.SIGINT):
+    child.send_signal(number)
+sys.exit(child.wait(60))
+"""
+
+
+def test_signals_do_not_stop_the_first_process_of_a_command_while_it_starts():
+    """Python starts a process of its own with the first one, and unblocks the signals then."""
+    assert subprocess.run([sys.executable, "-c", FIRST], check=False).returncode == 0
+
+
 def test_what_the_process_logs_is_logged_by_the_command(store, caplog):
     threads = threading.active_count()
     wait = START_PROCESS(_warn, "of cats")

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from logging.handlers import QueueHandler
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ def start_process(target: Callable[..., None], *given) -> Callable[[float], None
     """
     logged, logging_to = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(logging_to, target, *given), daemon=True)
+    resource_tracker.ensure_running()  # which unblocks signals when it starts
     # Blocked while it starts, as a terminal interrupts it as well.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
