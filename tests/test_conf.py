@@ -26,6 +26,7 @@ def test_the_groups_are_those_of_the_design():
         "debug",
         "head",
         "hydra",
+        "schedule",
         "tracking",
         "training",
         "weights",

@@ -345,7 +345,7 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
     for keep in (True, False):
         net = build(name=name, size=size, depth=depth, head=DROPOUT)
         cut = net.cut(depth)
-        each = Stage("finetune", 1, depth, 0, stage_settings(), "last")
+        each = Stage("finetune", 1, depth, 0, stage_settings(), "last", schema.Schedule())
         with activations(tmp_path, net, [depth], keep=keep) as kept:
             batches = Batches(
                 partial(kept.training_batches, cut, train, 16, (0, 1), FLIP),

@@ -14,10 +14,14 @@ from thaw.training.fit import Batches, fit_stage
 from thaw.training.losses import ClassWeighted
 from thaw.training.stages import Stage, plan_stages, selected_stage
 
+CONSTANT = schema.Schedule()
 
-def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", **changes):
+
+def train(
+    path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", schedule=CONSTANT, **changes
+):
     net = net or build(depth=3, head=DROPOUT)
-    stage = Stage(*which, stage_settings(**changes), evaluate)
+    stage = Stage(*which, stage_settings(**changes), evaluate, schedule)
     batches = Batches(
         lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, stage.number), FLIP),
         lambda: evaluation_batches(images(10, 1), Images(32), 8),
@@ -36,7 +40,7 @@ def backbone():
 def plan(backbone):
     def stages(unfreeze, training=None, **changes):
         training = training or schema.Training(head=schema.Stage(unfreeze=0, **changes))
-        return plan_stages(training, unfreeze, backbone)
+        return plan_stages(training, schema.Schedule(), unfreeze, backbone)
 
     return stages
 
@@ -132,15 +136,16 @@ class Die(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("moment", "optimizer"),
+    ("moment", "optimizer", "schedule"),
     [
-        pytest.param("begin", "adam", marks=pytest.mark.slow),
-        ("batch", "sgd"),
-        pytest.param("end", "adam", marks=pytest.mark.slow),
+        pytest.param("begin", "adam", "constant", marks=pytest.mark.slow),
+        ("batch", "sgd", "one_cycle"),
+        pytest.param("end", "adam", "cosine", marks=pytest.mark.slow),
     ],
 )
-def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, moment, optimizer):
+def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, moment, optimizer, schedule):
     plan = {"which": ("finetune", 1, 3, 2), "epochs": 4, "optimizer": optimizer, "learning_rate": 3e-3}
+    plan |= {"schedule": schema.Schedule(name=schedule, warmup="25%")}
     whole, straight = train(tmp_path / "whole", **plan)
     seen = []
     told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, logs["val_loss"])))
@@ -262,7 +267,7 @@ def test_what_was_trained_before_is_said(tmp_path, ended, words):
         die = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch == 2 and 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tmp_path, callbacks=[die], **{**plan, "patience": None})
-    seen = EpochProgress(Reporter(), [Stage("head", 0, 0, 0, stage_settings(**plan), "best")])
+    seen = EpochProgress(Reporter(), [Stage("head", 0, 0, 0, stage_settings(**plan), "best", schema.Schedule())])
     train(tmp_path, callbacks=[seen], **{**plan, "patience": 1 if ended else None})
     assert seen.reused == [words]
 

@@ -175,7 +175,7 @@ def test_what_an_earlier_run_froze_is_neither_measured_nor_counted_otherwise(bui
     started(networks).unfreeze(depth)
     backbone = networks.backbone(MOBILENET, RANDOM, Images(32), 0, from_scratch=False)
     training = schema.Training()
-    stages = plan_stages(training, 20, backbone)
+    stages = plan_stages(training, schema.Schedule(), 20, backbone)
     needed = [
         estimate(each, HEAD, training, stages, Images(32), 3, 20)["gradients and optimizer"]
         for each in (backbone, applications.build(MOBILENET, RANDOM, Images(32), 0))

@@ -24,7 +24,7 @@ def model(backbone):
 def estimated(backbone, composed):
     def run(*overrides, images=1000):
         config = composed("dataset.image_size=64", "training.batch_size=16", *overrides)
-        stages = plan_stages(config.training, config.unfreeze, backbone)
+        stages = plan_stages(config.training, config.schedule, config.unfreeze, backbone)
         return memory.estimate(backbone, config.head, config.training, stages, Images(64), 10, images)
 
     return run

@@ -35,7 +35,7 @@ def signed(configured, *overrides, weights="w", before="", changed=None, of="sta
     if of == "run":
         settings = signature.relevant(config)
         return signature.of_run(settings, dataset, weights, config.weights.path, Path(config.store), devices)
-    head, _ = plan_stages(config.training, config.unfreeze, backbone())
+    head, _ = plan_stages(config.training, config.schedule, config.unfreeze, backbone())
     network = SimpleNamespace(
         backbone=SimpleNamespace(digest=weights, model=SimpleNamespace(name=config.backbone.name)),
         batch_norm="frozen",

@@ -139,6 +139,32 @@ class Head(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
+class Schedule(Section):
+    """The shape of the learning rate within a stage, as a share of the stage's `learning_rate`.
+
+    `warmup` is a number of steps or a percentage of the stage's; `start` and `end` are shares at the first step and
+    after the last; `drops` are percentages of the steps after which the rate is multiplied by `factor`.
+    """
+
+    name: Literal["constant", "cosine", "linear", "step", "one_cycle"] = "constant"
+    warmup: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Annotated[str, Field(pattern=r"^\d{1,2}(\.\d+)?%$")] = 0
+    start: float = Field(default=0.04, gt=0, le=1)
+    end: float = Field(default=0.0, ge=0, le=1)
+    drops: list[Annotated[float, Field(gt=0, lt=100)]] = [30.0, 60.0, 90.0]
+    factor: float = Field(default=0.1, gt=0, lt=1)
+
+    def warmup_steps(self, steps: int) -> int:
+        """How many of a stage's steps the rate rises for."""
+        if isinstance(self.warmup, str):
+            return round(float(self.warmup.rstrip("%")) / 100 * steps)
+        return min(self.warmup, steps)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the rate never changes."""
+        return self.name == "constant" and self.warmup_steps(LARGEST_COUNT) == 0
+
+
 class Stage(Section):
     """One compile and fit; `fraction` and `unfreeze` are null for those of the run, whose depth is also the limit."""
 
@@ -233,6 +259,7 @@ class Config(Section):
     dataset: Dataset = Dataset(name="digits", image_size=75)
     augmentation: Augmentation = Augmentation()
     head: Head = Head()
+    schedule: Schedule = Schedule()
     training: Training = Training.model_validate({})
     activations: Activations = Activations()
     tracking: Tracking = Tracking()

@@ -123,6 +123,8 @@ def _sentence(detail, values: dict) -> str:
     if key.rpartition(".")[2] == "unfreeze":
         depths = "a number of layers from 0 up, a number of blocks such as 2blocks, or all"
         return f"{key}={received} is not allowed; give {depths}"
+    if key == "schedule.warmup":
+        return f"{key}={received} is not allowed; give a number of steps, or a percentage below 100 such as 10%"
     if key.endswith("fraction"):
         return f"{key}={received} is not allowed; give a percentage above 0 and up to 100"
     return f"{key}={received} is not allowed: {detail['msg'][0].lower()}{detail['msg'][1:]}"

@@ -36,7 +36,7 @@ from thaw.tracking.sent import Sent
 from thaw.training.checkpoints import StageResult
 from thaw.training.stages import Stage
 
-GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "training")
+GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "schedule", "training")
 
 
 def opening(context: Context, uri: str, experiment: str, began: float, root: Path) -> dict:
@@ -155,11 +155,44 @@ class EpochRecorder(keras.callbacks.Callback):
         self.record.metrics({**values, "stage": self.stage.number}, epoch)
 
 
-def learning_curves_callback(record: Record) -> keras.callbacks.TensorBoard:
-    """TensorBoard files in the folder of the run."""
+def learning_curves_callbacks(record: Record, stage: Stage, first_step: int) -> list[keras.callbacks.Callback]:
+    """TensorBoard files in the folder of the run: metrics of epochs, and the learning rate of each step if it varies.
+
+    Args:
+        record: of the run.
+        stage: that trains.
+        first_step: steps of the stages before.
+    """
     for part in ("train", "validation"):  # with the store's permissions, which TensorFlow would not set
         (record.tensorboard / part).mkdir(parents=True, exist_ok=True)
-    return keras.callbacks.TensorBoard(record.tensorboard, write_graph=False)
+    curves = keras.callbacks.TensorBoard(record.tensorboard, write_graph=False)
+    return [curves] if stage.schedule.is_constant else [curves, RateCurve(record, stage, first_step)]
+
+
+class RateCurve(keras.callbacks.Callback):
+    """Writes the learning rate of each step of a stage for TensorBoard, beside the metrics of training.
+
+    Args:
+        record: of the run.
+        first_step: steps of the stages before.
+    """
+
+    def __init__(self, record: Record, stage: Stage, first_step: int):
+        super().__init__()
+        self.folder, self.stage, self.first_step = record.tensorboard / "train", stage, first_step
+
+    def on_train_begin(self, logs=None):
+        self.writer = tf.summary.create_file_writer(str(self.folder), filename_suffix=".rate")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = self.first_step + (epoch - self.stage.first_epoch) * self.params.get("steps", 0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        with self.writer.as_default():
+            tf.summary.scalar("learning_rate", self.model.optimizer.learning_rate, self.before + batch)
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
 
 
 def record_stage(record: Record, stages: list[Stage], stage: Stage, signature: str) -> None:

@@ -123,6 +123,7 @@ def of_stage(settings: dict, stage: "Stage", network: "Network", dataset: Datase
             **settings,
             "stage": [stage.number, stage.depth, stage.first_epoch, stage.evaluate],
             "stage_settings": stage.settings.model_dump(exclude={"fraction", "unfreeze"}),  # images and depth say it
+            "schedule": stage.schedule.model_dump(),
             "class_weights": stage.class_weights,
             "backbone": [network.backbone.model.name, network.backbone.digest, *network.modality.key],
             "batch_norm": network.batch_norm if stage.depth == "all" else "frozen",

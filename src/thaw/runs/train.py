@@ -81,7 +81,7 @@ def train(config: Config, context: Context) -> Outcome:
         opening = recording.opening(context, store.name, config.experiment, began, ROOT)
         with context.sending(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             report.phase("building the network")
-            stages = plan_stages(config.training, config.unfreeze, backbone)
+            stages = plan_stages(config.training, config.schedule, config.unfreeze, backbone)
             shares = {each.name: each.settings.fraction or config.fraction for each in stages}
             training = {name: fraction(dataset.train, share, config.seed) for name, share in shares.items()}
             if config.training.class_weights:
@@ -106,7 +106,7 @@ def train(config: Config, context: Context) -> Outcome:
             settings = signature.stage_settings(
                 config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices.key
             )
-            results, weights, signed, size = {}, {}, "", config.training.batch_size
+            results, weights, signed, steps, size = {}, {}, "", 0, config.training.batch_size
             for stage in stages:
                 report.phase(stage.name)
                 cut, images, seed = network.cut(stage.depth), training[stage.name], (config.seed, stage.number)
@@ -116,8 +116,9 @@ def train(config: Config, context: Context) -> Outcome:
                     partial(cache.training_batches, cut, images, size, seed, views),
                     partial(cache.evaluation_batches, cut, dataset.validation, size),
                 )
-                curves = recording.learning_curves_callback(record)
-                callbacks = [recording.EpochRecorder(record, stage), epochs, curves]
+                curves = recording.learning_curves_callbacks(record, stage, steps)
+                steps += len(stage.epochs) * -(-len(images) // size)
+                callbacks = [recording.EpochRecorder(record, stage), epochs, *curves]
                 state = context.stage_folder(workspace, signed, place, config.rerun)
                 on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")
                 with cache, locked(state, on_wait):

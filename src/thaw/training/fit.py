@@ -20,6 +20,7 @@ from thaw.training.callbacks import History, InputWait, SeedDropout, StopOnInter
 from thaw.training.checkpoints import StageResult
 from thaw.training.losses import build_loss
 from thaw.training.optimizers import build_optimizer
+from thaw.training.schedules import ScheduledRate
 from thaw.training.stages import Stage
 
 
@@ -77,12 +78,22 @@ def fit_stage(
         trained_by = list(dict.fromkeys([*trained_by, run]))
         best = checkpoints.Best(folder, history, digest)
         state = checkpoints.State(folder, history, trained_by, best)
-        own = [StopOnInterrupt(), SeedDropout((seed, stage.number)), *waits, History(stage, history), best, state]
+        steps = len(training) // len(remaining)
+        rates = [] if stage.schedule.is_constant else [ScheduledRate(stage, steps)]
+        own = [
+            StopOnInterrupt(),
+            SeedDropout((seed, stage.number)),
+            *rates,
+            *waits,
+            History(stage, history),
+            best,
+            state,
+        ]
         validation = batches.validation()
         with state, runtime.polling():
             model.fit(
                 training,
-                steps_per_epoch=len(training) // len(remaining),
+                steps_per_epoch=steps,
                 validation_data=validation,
                 shuffle=False,
                 initial_epoch=remaining.start,

@@ -21,6 +21,7 @@ class Stage:
         first_epoch: the number of its first epoch; epochs count on from stage to stage.
         settings: epochs, learning rate and so on.
         evaluate: whose weights the next stage continues from: `best` validation loss or `last` epoch.
+        schedule: of the learning rate.
         class_weights: the weight of each class in the training loss; None: all the same.
     """
 
@@ -30,6 +31,7 @@ class Stage:
     first_epoch: int
     settings: schema.Stage
     evaluate: str
+    schedule: schema.Schedule
     class_weights: tuple[float, ...] | None = None
 
     @property
@@ -38,7 +40,9 @@ class Stage:
         return range(self.first_epoch, self.first_epoch + self.settings.epochs)
 
 
-def plan_stages(training: schema.Training, unfreeze: schema.Unfreeze, backbone: Backbone) -> list[Stage]:
+def plan_stages(
+    training: schema.Training, schedule: schema.Schedule, unfreeze: schema.Unfreeze, backbone: Backbone
+) -> list[Stage]:
     """The stages of a run, in order.
 
     A stage trains as deep as its own `unfreeze`, but no deeper than the run's. It is skipped if it has no epochs, or if
@@ -61,7 +65,7 @@ def plan_stages(training: schema.Training, unfreeze: schema.Unfreeze, backbone: 
         is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
         before = stages[-1].depth if stages else 0
         if settings.epochs and not (is_limited and _units(depth) <= _units(before)):
-            stages.append(Stage(name, number, depth, first_epoch, settings, evaluate))
+            stages.append(Stage(name, number, depth, first_epoch, settings, evaluate, schedule))
             first_epoch += settings.epochs
     return stages
 
