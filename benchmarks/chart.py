@@ -35,7 +35,7 @@ def table(results: dict) -> str:
         "- one more: the command for one further depth, ten layers deeper, or for one more rate of the heads",
         "- floor: one frozen pass for each image and view, and on arrays in memory the bare steps of each head, once,",
         "  and of each depth, with Thaw's kernels; nothing is recorded or saved (`benchmarks/floor.py`)",
-        "- peak: memory in GB of Thaw, and of the plain loop",
+        "- peak: memory in GB of Thaw, and of the plain loop; a sweep's process that sends and draws takes 0.3 more",
         "",
         "plain / floor is what any sweep could gain that computes the same things once.",
         "",

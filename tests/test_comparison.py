@@ -91,6 +91,16 @@ def test_the_best_is_first_and_only_what_varies_is_shown(store, record):
     assert [each.name for each in found.variants] == ["unfreeze=30", "unfreeze=20", "unfreeze=0"]
 
 
+def test_runs_from_before_there_were_schedules_had_a_constant_one(store, record):
+    constant = {"schedule": "constant", "with.schedule.name": "constant", "with.schedule.warmup": "0"}
+    record(150, unfreeze="0", seed="0")
+    record(150, unfreeze="0", seed="1", **constant, **{"with.schedule.end": "0.0"})
+    assert compared(store).varied == []
+    cosine = {"schedule": "cosine", "with.schedule.name": "cosine", "with.schedule.warmup": "0"}
+    record(160, unfreeze="0", seed="0", **cosine)
+    assert compared(store).varied[0] == "schedule"
+
+
 def test_one_seed_has_the_interval_of_its_images_and_several_that_of_their_mean(store, record):
     record(180, unfreeze="30")
     for seed, right in enumerate((100, 104, 108)):
@@ -447,7 +457,7 @@ def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_pa
     text = note.read_text()
     assert text.startswith("# pets\n")
     assert "| unfreeze | validation accuracy | test accuracy (95 % over 200 test images) |" in text
-    assert "The same in all runs: backbone vgg16." in text
+    assert "The same in all runs: backbone vgg16, schedule constant." in text
     assert text.count("python train.py -m unfreeze=0,20") == 1
     for line in text.splitlines():
         if line.startswith("!["):

@@ -59,7 +59,9 @@ def test_journals_are_sent_and_figures_drawn_by_a_process_that_signals_do_not_st
             child.send_signal(signal.SIGTERM)
             run.metrics({"loss": 1.0}, 0)
             epoch = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
-            run.figures([epoch, epoch], [1], 0, [(0, 1, 3), (1, 1, 2)], ["cat", "dog"])
+            run.figures(
+                history=[epoch, epoch], boundaries=[1], kept=0, confusion=[(0, 1, 3), (1, 1, 2)], classes=["cat", "dog"]
+            )
             run.artifacts(run.files)
     sender.close()
     assert not child.is_running()
@@ -135,4 +137,5 @@ def test_a_sweep_is_recorded_as_a_whole_if_the_process_that_sends_is_killed(swee
 def test_the_process_that_sends_ends_with_a_command_that_is_killed(sweep):
     process, child = sweep
     os.kill(process.pid, signal.SIGKILL)
-    child.wait(30)
+    wait_for(lambda: not child.is_running(), 30)
+    assert not psutil.pid_exists(child.pid)

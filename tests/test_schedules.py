@@ -100,6 +100,17 @@ def test_a_sweep_over_schedules_records_the_rate_of_each_epoch_and_step(command,
     np.testing.assert_allclose([rate for _, rate in written], expected, rtol=1e-5)
 
 
+def test_a_run_that_reuses_a_stage_shows_its_rates_as_well(command, client, tmp_path):
+    run = [*TINY, "schedule=cosine"]
+    assert command(*run)[0] == 0
+    assert command(*run, "unfreeze=3")[0] == 0
+    (newest, _) = client().search_runs(["1"], order_by=["attributes.start_time DESC"])
+    client().download_artifacts(newest.info.run_id, "tensorboard", str(tmp_path))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    events.Reload()
+    assert [point.step for point in events.Tensors("learning_rate")] == list(range(5 + 5))
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -23,7 +23,8 @@ from mlflow.tracking._tracking_service import utils as mlflow_utils
 from thaw import files
 from thaw.plots import training
 from thaw.tracking import delivery, journal, sync, verification
-from thaw.tracking.sender import sending
+from thaw.tracking import sender as sender_module
+from thaw.tracking.sender import Sender, sending
 from thaw.tracking.sent import Sent
 from thaw.tracking.store import Store, connect
 from thaw.workspace import Workspace
@@ -74,7 +75,7 @@ EPOCH = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
 
 def test_figures_are_drawn_when_they_are_sent_and_again_if_mlflow_has_lost_them(store, folder):
     with record(folder) as run:
-        run.figures([EPOCH], [], 0, [(0, 0, 3), (1, 0, 2)], ["cat", "dog"])
+        run.figures(history=[EPOCH], boundaries=[], kept=0, confusion=[(0, 0, 3), (1, 0, 2)], classes=["cat", "dog"])
         run.artifacts(run.files)
     assert not list(run.files.iterdir())
     delivery.deliver(folder, store)
@@ -87,16 +88,35 @@ def test_figures_are_drawn_when_they_are_sent_and_again_if_mlflow_has_lost_them(
 
 def test_figures_that_cannot_be_drawn_keep_nothing_else_back(store, folder, caplog):
     with record(folder) as run:
-        run.figures([EPOCH], [], 5, [], ["cat", "dog"])
+        run.figures(history=[EPOCH], boundaries=[], kept=5, confusion=[], classes=["cat", "dog"])
         run.metrics({"loss": 1.0}, 0)
     delivery.deliver(folder, store)
     assert "cannot be drawn" in caplog.text
     assert store.client.get_run(Sent.of(folder).run).data.metrics == {"loss": 1.0}
 
 
+def test_a_journal_that_cannot_be_sent_keeps_none_after_it_back(store, folder, monkeypatch):
+    deliver = sender_module.deliver
+
+    def broken(place, store):
+        if place == folder:
+            raise MlflowException("never")
+        return deliver(place, store)
+
+    monkeypatch.setattr(sender_module, "deliver", broken)
+    sender, later = Sender(store), folder.with_name("vgg16-1")
+    for place in (folder, later):
+        with record(place) as run:
+            sender.send(place)
+            run.metrics({"loss": 1.0}, 0)
+    sender.close()
+    assert Sent.of(folder).pending(folder)
+    assert not Sent.of(later).pending(later)
+
+
 def test_figures_wait_for_room_on_the_disk(store, folder, monkeypatch):
     with record(folder) as run:
-        run.figures([EPOCH], [], 0, [(0, 0, 3)], ["cat"])
+        run.figures(history=[EPOCH], boundaries=[], kept=0, confusion=[(0, 0, 3)], classes=["cat"])
         run.artifacts(run.files)
 
     def full(*_, **__):

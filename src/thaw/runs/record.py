@@ -34,6 +34,7 @@ from thaw.tracking.names import (
 )
 from thaw.tracking.sent import Sent
 from thaw.training.checkpoints import StageResult
+from thaw.training.schedules import epoch_rates
 from thaw.training.stages import Stage
 
 GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "schedule", "training")
@@ -155,44 +156,45 @@ class EpochRecorder(keras.callbacks.Callback):
         self.record.metrics({**values, "stage": self.stage.number}, epoch)
 
 
-def learning_curves_callbacks(record: Record, stage: Stage, first_step: int) -> list[keras.callbacks.Callback]:
+def learning_curves_callbacks(
+    record: Record, stage: Stage, first_step: int, steps: int
+) -> list[keras.callbacks.Callback]:
     """TensorBoard files in the folder of the run: metrics of epochs, and the learning rate of each step if it varies.
 
     Args:
         record: of the run.
         stage: that trains.
         first_step: steps of the stages before.
+        steps: of an epoch.
     """
     for part in ("train", "validation"):  # with the store's permissions, which TensorFlow would not set
         (record.tensorboard / part).mkdir(parents=True, exist_ok=True)
     curves = keras.callbacks.TensorBoard(record.tensorboard, write_graph=False)
-    return [curves] if stage.schedule.is_constant else [curves, RateCurve(record, stage, first_step)]
+    return [curves] if stage.schedule.is_constant else [curves, RateCurve(record, stage, first_step, steps)]
 
 
 class RateCurve(keras.callbacks.Callback):
-    """Writes the learning rate of each step of a stage for TensorBoard, beside the metrics of training.
+    """Writes the learning rate of each step for TensorBoard, also of epochs that were trained before.
 
     Args:
         record: of the run.
+        stage: that trains.
         first_step: steps of the stages before.
+        steps: of an epoch.
     """
 
-    def __init__(self, record: Record, stage: Stage, first_step: int):
+    def __init__(self, record: Record, stage: Stage, first_step: int, steps: int):
         super().__init__()
-        self.folder, self.stage, self.first_step = record.tensorboard / "train", stage, first_step
-
-    def on_train_begin(self, logs=None):
-        self.writer = tf.summary.create_file_writer(str(self.folder), filename_suffix=".rate")
+        self.folder, self.stage, self.first_step, self.steps = record.tensorboard / "train", stage, first_step, steps
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.before = self.first_step + (epoch - self.stage.first_epoch) * self.params.get("steps", 0)
-
-    def on_train_batch_end(self, batch, logs=None):
-        with self.writer.as_default():
-            tf.summary.scalar("learning_rate", self.model.optimizer.learning_rate, self.before + batch)
-
-    def on_train_end(self, logs=None):
-        self.writer.close()
+        """Write them at once: they follow from the number of the epoch."""
+        first = self.first_step + (epoch - self.stage.first_epoch) * self.steps
+        suffix = f".rates-{epoch}"
+        with tf.summary.create_file_writer(str(self.folder), filename_suffix=suffix).as_default() as writer:
+            for step, rate in enumerate(epoch_rates(self.stage, epoch, self.steps), first):
+                tf.summary.scalar("learning_rate", rate, step)
+            writer.close()
 
 
 def record_stage(record: Record, stages: list[Stage], stage: Stage, signature: str) -> None:

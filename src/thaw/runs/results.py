@@ -150,11 +150,11 @@ def _record_tables(record: Record, results: Results) -> None:
     evaluation.write_predictions(record.files / "predictions.csv")
     confusion = evaluation.confusion()
     record.figures(
-        [{name: epoch[name] for name in curves} for epoch in results.history],
-        results.boundaries,
-        results.selected_place,
-        [(int(truth), int(guess), int(confusion[truth, guess])) for truth, guess in np.argwhere(confusion)],
-        list(evaluation.class_names),
+        history=[{name: epoch[name] for name in curves} for epoch in results.history],
+        boundaries=results.boundaries,
+        kept=results.selected_place,
+        confusion=[(int(truth), int(guess), int(confusion[truth, guess])) for truth, guess in np.argwhere(confusion)],
+        classes=list(evaluation.class_names),
     )
 
 

@@ -94,9 +94,9 @@ def save_model(network: Network, depth: Depth, classes: int, folder: Path) -> No
         folder: for the model; what is there is removed.
     """
     shutil.rmtree(folder, ignore_errors=True)  # left half-written by a kill
-    key = ("saved", depth, classes, network.backbone.digest)
-    saved: SavedModel | None = network.made.get(key)
-    if saved is not None:
+    key = (depth, classes, network.backbone.digest)
+    before, saved = network.made.get("saved", (None, None))  # the last one only, as each has all weights
+    if saved is not None and before == key:
         return saved.write(folder)
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype("float32"), (-1, *network.modality.shape))]),
@@ -105,7 +105,7 @@ def save_model(network: Network, depth: Depth, classes: int, folder: Path) -> No
     used = ("keras", "numpy", "tensorflow")
     requirements = [f"{name}=={version}" for name, version in provenance.packages() if name in used]
     mlflow.tensorflow.save_model(network.model, folder, signature=signature, pip_requirements=requirements)
-    network.made[key] = SavedModel.read(folder, [*network.training_units(depth), *network.head])
+    network.made["saved"] = key, SavedModel.read(folder, [*network.training_units(depth), *network.head])
 
 
 def _groups(weights: h5py.File) -> dict[str, list[h5py.Group]]:

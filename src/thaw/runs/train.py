@@ -106,7 +106,7 @@ def train(config: Config, context: Context) -> Outcome:
             settings = signature.stage_settings(
                 config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices.key
             )
-            results, weights, signed, steps, size = {}, {}, "", 0, config.training.batch_size
+            results, weights, signed, first_step, size = {}, {}, "", 0, config.training.batch_size
             for stage in stages:
                 report.phase(stage.name)
                 cut, images, seed = network.cut(stage.depth), training[stage.name], (config.seed, stage.number)
@@ -116,8 +116,9 @@ def train(config: Config, context: Context) -> Outcome:
                     partial(cache.training_batches, cut, images, size, seed, views),
                     partial(cache.evaluation_batches, cut, dataset.validation, size),
                 )
-                curves = recording.learning_curves_callbacks(record, stage, steps)
-                steps += len(stage.epochs) * -(-len(images) // size)
+                steps = -(-len(images) // size)
+                curves = recording.learning_curves_callbacks(record, stage, first_step, steps)
+                first_step += len(stage.epochs) * steps
                 callbacks = [recording.EpochRecorder(record, stage), epochs, *curves]
                 state = context.stage_folder(workspace, signed, place, config.rerun)
                 on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")

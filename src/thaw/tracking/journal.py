@@ -128,19 +128,12 @@ class Record:
         """Record the dataset that the run used."""
         self._write("dataset", name=name, digest=digest, source=source, profile=profile, tags=tags)
 
-    def figures(
-        self,
-        history: list[dict[str, float]],
-        boundaries: list[int],
-        kept: int,
-        confusion: list[tuple[int, int, int]],
-        classes: list[str],
-    ) -> None:
-        """Record what the figures of the run show, as `plots.training.draw_run` takes it.
+    def figures(self, **shown) -> None:
+        """Record what the figures of the run show, by the names that it has in `plots.training.draw_run`.
 
         They are drawn into `files` by whoever sends the journal, while the next run trains.
         """
-        self._write("figures", history=history, boundaries=boundaries, kept=kept, confusion=confusion, classes=classes)
+        self._write("figures", **shown)
 
     def artifacts(self, folder: Path, below: str | None = None) -> None:
         """Record the files of a folder inside the run's own."""

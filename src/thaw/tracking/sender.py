@@ -31,7 +31,7 @@ def send_journals(announced: Connection, store: Store) -> None:
     while is_open:
         is_open = _receive(announced, pause, sent)
         try:
-            for folder in list(sent):
+            for folder in reversed(sent):  # a journal that cannot be sent keeps none after it back
                 path = folder / journal.NAME
                 size = path.stat().st_size if path.exists() else 0
                 if size != sent[folder]:

@@ -33,6 +33,19 @@ def rate_share(schedule: Schedule, step: int, steps: int) -> float:
     return 1.0
 
 
+def epoch_rates(stage: Stage, epoch: int, steps: int) -> list[float]:
+    """The learning rate of each step of an epoch.
+
+    Args:
+        stage: has schedule, learning rate and epochs.
+        epoch: its number.
+        steps: of an epoch.
+    """
+    first = (epoch - stage.first_epoch) * steps
+    shares = (rate_share(stage.schedule, first + step, steps * len(stage.epochs)) for step in range(steps))
+    return [stage.settings.learning_rate * share for share in shares]
+
+
 def _cosine(first: float, last: float, share: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
@@ -47,11 +60,10 @@ class ScheduledRate(keras.callbacks.Callback):
 
     def __init__(self, stage: Stage, steps: int):
         super().__init__()
-        self.stage, self.steps, self.done = stage, steps, 0
+        self.stage, self.steps = stage, steps
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.done = (epoch - self.stage.first_epoch) * self.steps
+        self.rates = epoch_rates(self.stage, epoch, self.steps)
 
     def on_train_batch_begin(self, batch, logs=None):
-        share = rate_share(self.stage.schedule, self.done + batch, self.steps * len(self.stage.epochs))
-        self.model.optimizer.learning_rate = self.stage.settings.learning_rate * share
+        self.model.optimizer.learning_rate = self.rates[batch]
