@@ -15,6 +15,7 @@ from thaw.models.backbones import applications
 from thaw.models.network import build_network
 from thaw.models.weights import initialize
 from thaw.training.batches import Views
+from thaw.training.stages import plan_stages
 
 LINEAR = schema.Head()
 DROPOUT = schema.Head(hidden=8, dropout=0.3)
@@ -79,6 +80,12 @@ def split_of(names, labels, pixels):
 def stage_settings(**changes):
     """The settings of a short stage, also beyond the allowed ranges."""
     return schema.Stage(epochs=2, learning_rate=0.01).model_copy(update=changes)
+
+
+def planned(config, backbone):
+    """The stages of a run."""
+    groups = (config.loss, config.regularisation, config.optimizer, config.schedule)
+    return plan_stages(config.training, config.unfreeze, *groups, backbone)
 
 
 def created(path):

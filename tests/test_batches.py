@@ -9,7 +9,7 @@ from thaw.training.batches import (
     PLAIN,
     Views,
     array_batches,
-    epoch_permutations,
+    epoch_orders,
     evaluation_batches,
     sample_examples,
     training_batches,
@@ -114,7 +114,7 @@ def test_views_come_in_turn_or_one_an_epoch():
 def test_rows_of_arrays_come_as_images_would(count, room, monkeypatch):
     monkeypatch.setattr(batches_of, "IN_MEMORY", room)
     arrays = [np.arange(42, dtype=np.float32).reshape(21, 2) * (n + 1) for n in range(count)]
-    order = list(epoch_permutations(21, range(2), (0, 0)))
+    order = list(epoch_orders(numbered(21).labels, range(2), (0, 0)))
     batches = array_batches(lambda _: arrays, numbered(21).labels, 8, order)
     assert batches.cardinality().numpy() == 6
     assert labels_of(batches) == labels_of(training_batches(numbered(21), Images(8), 8, range(2), (0, 0), PLAIN))

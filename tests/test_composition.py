@@ -173,6 +173,10 @@ def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
     [
         (["unfreeze=0,20"], "unfreeze=0,20 is a list of values, which takes -m: python train.py -m unfreeze=0,20 ..."),
         (["weights.path=a.h5"], "weights.path belongs to weights=file; give that as well"),
+        (
+            ["training.finetune.optimizer=sgd"],
+            "optimizer is a group of its own: give optimizer=adam|adamw|lion|rmsprop|sgd",
+        ),
     ],
 )
 def test_what_is_missing_beside_it_is_said(command, given, words):

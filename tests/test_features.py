@@ -54,7 +54,7 @@ def lines(caplog):
 
 
 def features(kept, cut, split, views=PLAIN, epochs=range(1)):
-    batches = kept.training_batches(cut, split, 8, (0, 0), views, epochs)
+    batches = kept.training_batches(cut, split, 8, (0, 0), views, False, epochs)
     return [np.concatenate([np.ravel(t) for t in keras.tree.flatten(x)]) for x, _, _ in batches]
 
 
@@ -140,7 +140,7 @@ def test_what_a_killed_writer_left_is_not_trusted(tmp_path):
 def test_no_batches_that_training_reads_are_tuned_by_tensorflow(tmp_path, keep):
     net = build()
     with activations(tmp_path, net, keep=keep) as kept:
-        batches = kept.training_batches(net.cut(0), images(), 8, (0, 0), PLAIN, range(1))
+        batches = kept.training_batches(net.cut(0), images(), 8, (0, 0), PLAIN, False, range(1))
         assert InputWait().watch(batches).options().autotune.enabled is False
 
 
@@ -286,7 +286,7 @@ def test_a_batch_of_any_size_changes_no_bit(tmp_path, size):
     net = build()
     cut = net.cut(0)
     with activations(tmp_path, net) as kept, activations(tmp_path, net, keep=False) as off:
-        batches = [each.training_batches(cut, images(40), size, (0, 0), FLIP, range(2)) for each in (kept, off)]
+        batches = [each.training_batches(cut, images(40), size, (0, 0), FLIP, False, range(2)) for each in (kept, off)]
         for (one, *_), (other, *_) in zip(*batches, strict=True):
             np.testing.assert_array_equal(one, other)
 
@@ -322,7 +322,7 @@ def test_features_are_unmapped_at_the_end_of_the_context(tmp_path):
     if not maps.exists():
         pytest.skip("only Linux lists what is mapped")
     with activations(tmp_path, net, [6]) as kept:
-        batches = kept.training_batches(net.cut(6), images(), 8, (0, 0), PLAIN, range(1))
+        batches = kept.training_batches(net.cut(6), images(), 8, (0, 0), PLAIN, False, range(1))
         assert len(list(batches)) == 3
         assert str(tmp_path) in maps.read_text()
     gc.collect()
@@ -345,13 +345,15 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
     for keep in (True, False):
         net = build(name=name, size=size, depth=depth, head=DROPOUT)
         cut = net.cut(depth)
-        each = Stage("finetune", 1, depth, 0, stage_settings(), "last", schema.Schedule())
+        each = Stage("finetune", 1, depth, 0, stage_settings(), "last")
         with activations(tmp_path, net, [depth], keep=keep) as kept:
             batches = Batches(
-                partial(kept.training_batches, cut, train, 16, (0, 1), FLIP),
+                partial(kept.training_batches, cut, train, 16, (0, 1), FLIP, False),
                 partial(kept.evaluation_batches, cut, validation, 16),
+                20,
+                16,
             )
-            trained = fit_stage(each, net, cut, batches, 0, created(tmp_path / str(keep)), [], "a")
+            trained = fit_stage(each, net, cut, batches, 0, {}, created(tmp_path / str(keep)), [], "a")
         history = [
             {k: v for k, v in epoch.items() if k not in ("epoch_seconds", "waiting_seconds")}
             for epoch in trained.history

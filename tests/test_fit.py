@@ -2,7 +2,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from networks import DROPOUT, FLIP, build, created, images, stage_settings
+from networks import DROPOUT, FLIP, build, created, images, planned, stage_settings
 
 from thaw import files
 from thaw.config import schema
@@ -11,23 +11,20 @@ from thaw.modalities.images.modality import Images
 from thaw.training.batches import evaluation_batches, training_batches
 from thaw.training.checkpoints import StageResult
 from thaw.training.fit import Batches, fit_stage
-from thaw.training.losses import ClassWeighted
-from thaw.training.stages import Stage, plan_stages, selected_stage
-
-CONSTANT = schema.Schedule()
+from thaw.training.stages import Stage, selected_stage
 
 
-def train(
-    path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", schedule=CONSTANT, **changes
-):
+def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", options=None, **changes):
     net = net or build(depth=3, head=DROPOUT)
-    stage = Stage(*which, stage_settings(**changes), evaluate, schedule)
+    stage = Stage(*which, stage_settings(**changes), evaluate, **options or {})
     batches = Batches(
         lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, stage.number), FLIP),
         lambda: evaluation_batches(images(10, 1), Images(32), 8),
+        len(images()),
+        8,
     )
     whole = net.cut("all")  # the whole network trains on images, not on cached features
-    result = fit_stage(stage, net, whole, batches, 0, created(path / stage.name), callbacks, run)
+    result = fit_stage(stage, net, whole, batches, 0, {}, created(path / stage.name), callbacks, run)
     return net, result
 
 
@@ -40,7 +37,7 @@ def backbone():
 def plan(backbone):
     def stages(unfreeze, training=None, **changes):
         training = training or schema.Training(head=schema.Stage(unfreeze=0, **changes))
-        return plan_stages(training, schema.Schedule(), unfreeze, backbone)
+        return planned(schema.Config(training=training, unfreeze=unfreeze), backbone)
 
     return stages
 
@@ -138,14 +135,17 @@ class Die(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     ("moment", "optimizer", "schedule"),
     [
-        pytest.param("begin", "adam", "constant", marks=pytest.mark.slow),
-        ("batch", "sgd", "one_cycle"),
-        pytest.param("end", "adam", "cosine", marks=pytest.mark.slow),
+        pytest.param("begin", {"name": "adam"}, "constant", marks=pytest.mark.slow),
+        ("batch", {"name": "sgd", "momentum": 0.9}, "one_cycle"),
+        ("end", {"name": "adamw", "weight_decay": 0.1, "ema": 0.9, "accumulate": 2, "layer_decay": 0.5}, "cosine"),
     ],
 )
 def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, moment, optimizer, schedule):
-    plan = {"which": ("finetune", 1, 3, 2), "epochs": 4, "optimizer": optimizer, "learning_rate": 3e-3}
-    plan |= {"schedule": schema.Schedule(name=schedule, warmup="25%")}
+    plan = {"which": ("finetune", 1, 3, 2), "epochs": 4, "learning_rate": 3e-3}
+    plan["options"] = {
+        "optimizer": schema.Optimizer(**optimizer),
+        "schedule": schema.Schedule(name=schedule, warmup="25%"),
+    }
     whole, straight = train(tmp_path / "whole", **plan)
     seen = []
     told = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append((epoch, logs["val_loss"])))
@@ -237,22 +237,11 @@ def test_a_stage_stops_early_when_asked_to(tmp_path):
     assert trained.selected_epoch == 0
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd", "lion"])
 def test_every_optimizer_trains(tmp_path, optimizer):
-    net, _ = train(tmp_path, optimizer=optimizer, epochs=1)
+    net, _ = train(tmp_path, options={"optimizer": schema.Optimizer(name=optimizer)}, epochs=1)
     assert net.cut("all").tail.optimizer.iterations.numpy() == 3
     assert not net.model.compiled, "the recorded model has no optimizer"
-
-
-def test_class_weights_weigh_the_loss_alone():
-    labels, probabilities = (
-        np.array([0, 1, 1, 0]),
-        np.array([[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.5, 0.5]], np.float32),
-    )
-    each = -np.log([0.8, 0.7, 0.4, 0.5])
-    counted = np.array([1, 1, 1, 0], np.float32)  # the last fills the batch up
-    loss = ClassWeighted((3.0, 0.5))(labels, probabilities, sample_weight=counted)
-    assert float(loss) == pytest.approx((3 * each[0] + 0.5 * each[1] + 0.5 * each[2]) / 3)
 
 
 @pytest.mark.parametrize(("ended", "words"), [(True, "head reused"), (False, "head resumed after 3")])
@@ -323,4 +312,4 @@ def test_a_loss_that_is_not_finite_ends_the_stage(tmp_path):
     with pytest.raises(
         ThawError, match=r"head diverged in epoch \d: its loss is .*; give a lower training.head.learning"
     ):
-        train(tmp_path, optimizer="sgd", learning_rate=1e36, epochs=4)
+        train(tmp_path, options={"optimizer": schema.Optimizer(name="sgd")}, learning_rate=1e36, epochs=4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from commands import numbers
 from conftest import TINY
-from networks import images
+from networks import images, planned
 
 from thaw import files
 from thaw.array_store import ArrayStore
@@ -18,7 +18,6 @@ from thaw.models.backbones import applications
 from thaw.models.weights import weights_digest
 from thaw.training.batches import sample_examples
 from thaw.training.memory import estimate
-from thaw.training.stages import plan_stages
 
 MOBILENET = schema.Backbone(name="MobileNet", image_size=32, smallest_size=32, alpha=0.25)
 RANDOM, HEAD, DEPTH = schema.Weights(source="random"), schema.Head(hidden=4, dropout=0.5), 8
@@ -74,7 +73,7 @@ def spoil(network):
 )
 def test_a_run_has_the_same_bits_whatever_runs_came_before_it(command, client, built, tmp_path, optimizer, precision):
     run = [*TINY, "head.hidden=8", "head.dropout=0.5", "augmentation=light", "training.head.epochs=2"]
-    run += ["unfreeze=6", f"training.head.optimizer={optimizer}", f"training.finetune.optimizer={optimizer}"]
+    run += ["unfreeze=6", f"optimizer={optimizer}"]
     run += [f"training.precision={precision}"]
     assert command(*run)[0] == 0
     (alone,) = client().search_runs(["1"])
@@ -107,7 +106,8 @@ def test_runs_of_many_kinds_in_one_process_have_the_bits_of_each_alone(command, 
         ["unfreeze=3", "fraction=50"],
         ["unfreeze=all"],
         ["unfreeze=3", "head.hidden=8", "head.dropout=0.5", "augmentation=light"],
-        ["unfreeze=3", "training.finetune.optimizer=sgd", "training.head.patience=1"],
+        ["unfreeze=3", "optimizer=sgd", "training.head.patience=1"],
+        ["unfreeze=3", "optimizer=adamw", "optimizer.ema=0.9", "optimizer.layer_decay=0.5", "optimizer.accumulate=2"],
         ["unfreeze=6", "dataset.image_size=40"],
         ["unfreeze=6", "training.class_weights=balanced"],
         ["unfreeze=0", "seed=1"],
@@ -175,7 +175,7 @@ def test_what_an_earlier_run_froze_is_neither_measured_nor_counted_otherwise(bui
     started(networks).unfreeze(depth)
     backbone = networks.backbone(MOBILENET, RANDOM, Images(32), 0, from_scratch=False)
     training = schema.Training()
-    stages = plan_stages(training, schema.Schedule(), 20, backbone)
+    stages = planned(schema.Config(training=training, unfreeze=20), backbone)
     needed = [
         estimate(each, HEAD, training, stages, Images(32), 3, 20)["gradients and optimizer"]
         for each in (backbone, applications.build(MOBILENET, RANDOM, Images(32), 0))

@@ -1,11 +1,11 @@
 import pytest
+from networks import planned
 
 from thaw.config import schema
 from thaw.errors import user_message
 from thaw.modalities.images.modality import Images
 from thaw.models.backbones import applications
 from thaw.training import memory
-from thaw.training.stages import plan_stages
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,14 @@ def model(backbone):
 def estimated(backbone, composed):
     def run(*overrides, images=1000):
         config = composed("dataset.image_size=64", "training.batch_size=16", *overrides)
-        stages = plan_stages(config.training, config.schedule, config.unfreeze, backbone)
+        stages = planned(config, backbone)
         return memory.estimate(backbone, config.head, config.training, stages, Images(64), 10, images)
 
     return run
 
 
 def test_the_estimate_counts_what_there_is(model, estimated):
-    parts = estimated("training.head.optimizer=sgd", "training.finetune.optimizer=adam", "unfreeze=all")
+    parts = estimated("unfreeze=all")
     head = 256 * 10
     trained = sum(weight.shape.num_elements() for weight in model.trainable_weights)
     assert parts["weights"] == 4 * (model.count_params() + head)
@@ -40,11 +40,11 @@ def test_the_estimate_counts_what_there_is(model, estimated):
 
 
 def test_only_what_trains_counts(estimated):
-    """Stages without epochs do not, nor do other stages' optimizers."""
+    """Stages without epochs do not, nor does what an optimizer does not keep."""
     head = 4 * 256 * 10
-    assert (
-        estimated("training.head.optimizer=sgd", "training.finetune.optimizer=adam")["gradients and optimizer"] == head
-    )
+    assert estimated("optimizer=sgd", "optimizer.momentum=0.0")["gradients and optimizer"] == head
+    assert estimated("optimizer=sgd")["gradients and optimizer"] == 2 * head
+    assert estimated("optimizer.ema=0.9", "optimizer.accumulate=2")["gradients and optimizer"] == 5 * head
     none = estimated("training.finetune.epochs=0", "unfreeze=all")
     assert none == estimated("unfreeze=0")
 

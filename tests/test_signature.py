@@ -8,14 +8,13 @@ from types import SimpleNamespace
 import pytest
 from conftest import TINY
 from networks import build as build_network
-from networks import split_of
+from networks import planned, split_of
 
 from thaw import provenance
 from thaw.data.dataset import load_dataset
 from thaw.data.splits import fraction
 from thaw.modalities.images.modality import Images
 from thaw.runs import signature
-from thaw.training.stages import plan_stages
 
 
 @cache
@@ -35,7 +34,7 @@ def signed(configured, *overrides, weights="w", before="", changed=None, of="sta
     if of == "run":
         settings = signature.relevant(config)
         return signature.of_run(settings, dataset, weights, config.weights.path, Path(config.store), devices)
-    head, _ = plan_stages(config.training, config.schedule, config.unfreeze, backbone())
+    head, _ = planned(config, backbone())
     network = SimpleNamespace(
         backbone=SimpleNamespace(digest=weights, model=SimpleNamespace(name=config.backbone.name)),
         batch_norm="frozen",

@@ -15,6 +15,7 @@ from thaw.analysis.variants import (
     Variant,
     as_number,
     choices,
+    completed,
     group_runs,
     named,
     ordered,
@@ -161,7 +162,7 @@ def compare(
         ThawError: there is no such experiment, run, metric, key or value, or nothing is finished.
     """
     name, number = reader.experiment(store.client, experiment)
-    recorded = reader.runs(store, number)
+    recorded = [completed(run) for run in reader.runs(store, number)]
     if unknown := set(runs or []) - {run.id for run in recorded}:
         raise ThawError(f"The experiment {name} has no run {', '.join(sorted(unknown))}; give ids as MLflow shows them")
     chosen = [run for run in recorded if run.id in runs] if runs else _distinct(recorded)

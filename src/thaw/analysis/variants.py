@@ -3,11 +3,12 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from thaw import statistics
+from thaw.config.schema import Config
 from thaw.statistics import Interval
 from thaw.tracking.names import SHORT, SIZE
 from thaw.tracking.reader import Run
@@ -17,6 +18,13 @@ NOT_COMPARED = (
     "seed", "dataset.fold", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri",
     "tracking.experiment", "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
 )  # fmt: skip
+GROUPS = ("loss", "regularisation", "optimizer", "schedule")  # that came after the first recorded runs
+LATER = {group: getattr(Config(), group).name for group in GROUPS}
+LATER |= {
+    f"{group}.{key}": str(value)
+    for group in GROUPS
+    for key, value in getattr(Config(), group).model_dump(exclude_none=True).items()
+}
 Key = tuple[str, str, str]  # a run's seed, its fold if any, and the hash of its splits
 SHARES = ("accuracy", "f1")  # metrics in [0, 1]
 LOWER_IS_BETTER = ("loss", "seconds", "parameters")
@@ -52,6 +60,15 @@ class Variant:
         """The mean of another metric, such as `training_seconds`; None if it was not recorded."""
         found = [run.metrics[metric] for run in self.runs if metric in run.metrics]
         return float(np.mean(found)) if found else None
+
+
+def completed(run: Run) -> Run:
+    """The run with the keys that came after it, as they were until then."""
+    of_stages = [key for key in run.params if key.startswith("training.") and key.endswith(".optimizer")]
+    params = {key: value for key, value in run.params.items() if key not in of_stages}
+    if of_stages:
+        params["optimizer"] = "+".join(dict.fromkeys(run.params[key] for key in of_stages))
+    return replace(run, params={**LATER, **params})
 
 
 def varied_keys(runs: list[Run]) -> list[str]:

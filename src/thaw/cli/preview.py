@@ -46,13 +46,14 @@ def main(composed: DictConfig) -> None:
     from thaw.modalities.images.modality import Images
     from thaw.plots import predictions
     from thaw.plots.style import save
-    from thaw.training.batches import Views, epoch_permutations, view_batches
+    from thaw.training.batches import Views, epoch_orders, view_batches
 
     augmented = Views(config.augmentation, config.seed, config.augmentation.views)
     is_plain = augmented.number(0) is None
     modality, first = Images.of(config.dataset, config.backbone), config.training.section(config.training.stages[0])
     split = fraction(dataset.train, first.fraction or config.fraction, config.seed)
-    ((_, order),) = epoch_permutations(len(split), range(1), (config.seed, 0))
+    balanced = config.training.sampling == "balanced"
+    ((_, order),) = epoch_orders(split.labels, range(1), (config.seed, 0), balanced)
     images = split.take(order[: PLAIN_IMAGES if is_plain else IMAGES])
     epochs = range(1 if is_plain else VIEWS)
     numbers = [augmented.number(epoch) for epoch in epochs]

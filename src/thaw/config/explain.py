@@ -47,6 +47,8 @@ def explain(error: Exception) -> str | None:
         known = [*keys(OmegaConf.to_container(hydra.compose("config"))), "experiment", "debug", "hydra/launcher"]
     if key in known:
         return redact(f"{message} {error.__cause__ or ''}".strip())
+    if options := list(_options(name := key.rpartition(".")[2])):
+        return f"{key} is not a key of the configuration; {name} is a group of its own: give {name}={'|'.join(options)}"
     return f"{key} is not a key of the configuration{nearest(key, known)}"
 
 

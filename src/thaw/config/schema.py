@@ -45,6 +45,7 @@ def absolute(path: str) -> str:
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=0, le=1_000_000)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Name = Annotated[str, BeforeValidator(_as_name), Field(min_length=1, max_length=200)]
 Location = Annotated[str, BeforeValidator(_as_location)]
@@ -165,12 +166,74 @@ class Schedule(Section):
         return self.name == "constant" and self.warmup_steps(LARGEST_COUNT) == 0
 
 
+class Loss(Section):
+    """What is minimized: cross-entropy, or the focal loss, in which an example of probability p counts (1 - p)^gamma.
+
+    `label_smoothing` is the share of each label that all classes divide among them.
+    """
+
+    name: Literal["crossentropy", "focal"] = "crossentropy"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    gamma: float = Field(default=2.0, ge=0, le=100)
+
+
+class Regularisation(Section):
+    """A penalty of `strength / 2` times the sum of the squares of the kernels that train.
+
+    `towards`: of the backbone's kernels themselves, or of their differences from the `initial` weights of the run.
+    """
+
+    name: Name = "none"
+    backbone: Penalty = 0.0
+    head: Penalty = 0.0
+    towards: Literal["zero", "initial"] = "zero"
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is added to the loss."""
+        return not (self.backbone or self.head)
+
+
+class Optimizer(Section):
+    """How gradients become steps, in all stages.
+
+    `weight_decay` is decoupled, and applies to kernels alone. `clip_norm` is the largest norm of all gradients taken
+    together. A step takes the gradients of `accumulate` batches, in which every example has the same weight. `ema` is
+    the momentum of an average of the weights, which is validated and kept in their place. Each block below the head has
+    `layer_decay` times the learning rate of the one above, and the head has `head_rate` times the stage's.
+    """
+
+    name: Literal["adam", "adamw", "sgd", "rmsprop", "lion"] = "adam"
+    weight_decay: Share = 0.0
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    clip_norm: float | None = Field(default=None, gt=0, le=1_000_000)
+    accumulate: Count = 1
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    head_rate: float = Field(default=1.0, gt=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _has_what_it_uses(self) -> "Optimizer":
+        if self.name != "sgd" and (self.momentum or self.nesterov):
+            key = "momentum" if self.momentum else "nesterov"
+            raise ValueError(
+                f"optimizer.{key} is a setting of optimizer=sgd, received optimizer={self.name}; leave it out"
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("optimizer.nesterov=true needs a momentum; give optimizer.momentum=0.9")
+        if self.name == "adam" and self.weight_decay:
+            raise ValueError(
+                f"optimizer.weight_decay={self.weight_decay:g} needs another optimizer; give optimizer=adamw"
+            )
+        return self
+
+
 class Stage(Section):
     """One compile and fit; `fraction` and `unfreeze` are null for those of the run, whose depth is also the limit."""
 
     epochs: int = Field(default=5, ge=0, le=LARGEST_COUNT)
     learning_rate: float = Field(default=1e-3, ge=1e-30, le=1000)  # in float32
-    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     patience: Count | None = None
     fraction: Percent | None = None
     unfreeze: Unfreeze | None = None
@@ -191,6 +254,7 @@ class Training(Section):
     )
     batch_size: int = Field(default=32, ge=1, le=65_536)
     class_weights: Literal["balanced"] | None = None
+    sampling: Literal["balanced"] | None = None
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     strategy: Literal["auto", "single", "mirrored"] = "auto"
     evaluate: Literal["best", "last_stage", "last"] = "best"
@@ -206,6 +270,14 @@ class Training(Section):
                 if key not in known and not isinstance(value, dict | Stage):
                     raise ValueError(f"training.{key} is not a key of the configuration{nearest(str(key), known)}")
         return values
+
+    @model_validator(mode="after")
+    def _balances_once(self) -> "Training":
+        if self.class_weights and self.sampling:
+            raise ValueError(
+                "training.class_weights=balanced and training.sampling=balanced balance classes twice; give one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_a_section_for_each_stage(self) -> "Training":
@@ -259,6 +331,9 @@ class Config(Section):
     dataset: Dataset = Dataset(name="digits", image_size=75)
     augmentation: Augmentation = Augmentation()
     head: Head = Head()
+    loss: Loss = Loss()
+    regularisation: Regularisation = Regularisation()
+    optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     training: Training = Training.model_validate({})
     activations: Activations = Activations()

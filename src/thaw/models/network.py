@@ -1,10 +1,11 @@
 """A classifier: backbone and head, and which of their variables train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from thaw.config import schema
@@ -51,6 +52,28 @@ class Network:
         """The paths of the variables that train with the last `depth` units unfrozen."""
         layers = [*self.training_units(depth), *self.head]
         return frozenset().union(*(self.trainable[layer.name] for layer in layers))
+
+    def by_path(self, blocks: Sequence[float], head: float) -> dict[str, float]:
+        """A value for each variable that may train, by its path.
+
+        Args:
+            blocks: the value of each block of the backbone.
+            head: the value of the head.
+        """
+        parts: list[tuple[Sequence[keras.Layer], float]] = [(self.head, head)]
+        for block, value in zip(self.backbone.blocks, blocks, strict=True):
+            parts.append((self.backbone.units[block.first : block.first + block.size], value))
+        return {path: value for layers, value in parts for layer in layers for path in self.trainable[layer.name]}
+
+    def kernels(self, depth: Depth) -> dict[str, np.ndarray]:
+        """The values of the backbone's kernels that train with the last `depth` units unfrozen, by path."""
+        variables = (each for layer in self.training_units(depth) for each in layer.trainable_variables)
+        return {each.path: each.numpy() for each in variables if len(each.shape) > 1}
+
+    def moving_statistics(self, depth: Depth) -> list[keras.Variable]:
+        """The variables that training the last `depth` units changes without gradients."""
+        trains = [each for each in self.training_units(depth) if isinstance(each, keras.layers.BatchNormalization)]
+        return [variable for layer in trains for variable in (layer.moving_mean, layer.moving_variance)]
 
     def unfreeze(self, depth: Depth) -> None:
         """Train the head and the last `depth` units, and nothing else.

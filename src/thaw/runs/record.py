@@ -18,7 +18,6 @@ from thaw.data.splits import Split
 from thaw.errors import redact
 from thaw.models import units
 from thaw.models.network import Network
-from thaw.models.units import Depth
 from thaw.runs.context import Context
 from thaw.tracking.journal import Record
 from thaw.tracking.markdown import code_block
@@ -34,10 +33,22 @@ from thaw.tracking.names import (
 )
 from thaw.tracking.sent import Sent
 from thaw.training.checkpoints import StageResult
+from thaw.training.optimizers import rate_factors
 from thaw.training.schedules import epoch_rates
 from thaw.training.stages import Stage
 
-GROUPS = ("backbone", "weights", "dataset", "augmentation", "head", "schedule", "training")
+GROUPS = (
+    "backbone",
+    "weights",
+    "dataset",
+    "augmentation",
+    "head",
+    "loss",
+    "regularisation",
+    "optimizer",
+    "schedule",
+    "training",
+)
 
 
 def opening(context: Context, uri: str, experiment: str, began: float, root: Path) -> dict:
@@ -61,19 +72,19 @@ def opening(context: Context, uri: str, experiment: str, began: float, root: Pat
     }  # fmt: skip
 
 
-def describe_run(record: Record, config: Config, context: Context, network: Network, depth: Depth) -> str:
+def describe_run(record: Record, config: Config, context: Context, network: Network, stages: list[Stage]) -> str:
     """Record what is trained: choices as short parameters, then every key of the configuration.
 
     Returns:
         The description of the run as Markdown.
     """
-    weights = network.backbone.weights
+    weights, depth = network.backbone.weights, stages[-1].depth
     if weights == "file":
         weights = f"{weights} ({Path(config.weights.path or '').name})"
     about = (
         f"{config.backbone.name} from {weights} weights on {config.dataset_name}, "
         f"{config.fraction:g} % of the training images, augmentation {config.augmentation.name}; "
-        f"{_depth_in_words(config.unfreeze)}.\n\n{code_block(context.command)}"
+        f"{_depth_in_words(config.unfreeze)}.\n\n{code_block(context.command)}{_rates(network, stages[-1])}"
     )
     record.tags({NOTE: about})
     short: dict[str, object] = {
@@ -219,6 +230,20 @@ def _depth_in_words(unfreeze: schema.Unfreeze) -> str:
     number, is_blocks, _ = str(unfreeze).partition("block")
     what = f"{'block' if is_blocks else 'layer'}{'s' * (number != '1')}"
     return f"the last {number} {what} of the backbone train{'s' * (number == '1')} as well"
+
+
+def _rates(network: Network, stage: Stage) -> str:
+    """The learning rate of each block that trains as a Markdown table; empty if it is the same for all."""
+    blocks, head = rate_factors(stage.optimizer, network.backbone.blocks)
+    trains = {id(layer) for layer in network.training_units(stage.depth)}
+    rows = [("head", head)]
+    for block, factor in zip(reversed(network.backbone.blocks), reversed(blocks), strict=True):
+        if any(id(layer) in trains for layer in network.backbone.units[block.first : block.first + block.size]):
+            rows.append((block.name, factor))
+    if {factor for _, factor in rows} == {1.0}:
+        return ""
+    lines = [f"| {name} | {stage.settings.learning_rate * factor:.3g} |" for name, factor in rows]
+    return "\n\n" + "\n".join([f"| {stage.name} | learning rate |", "| --- | --: |", *lines])
 
 
 def _details(record: Record, values: dict[str, object]) -> None:

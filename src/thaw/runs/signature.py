@@ -34,6 +34,7 @@ IRRELEVANT: dict = {
     "dataset": {"source", "name", "path", "root", "columns", "url", "sha256", "on_bad", "max_megapixels"},
     "weights": {"path"},
     "augmentation": {"name"},
+    "regularisation": {"name"},
     "activations": {"keep", "max_gigabytes"},
     "training": {"strategy"},
 }
@@ -94,6 +95,7 @@ def stage_settings(
     """
     return {
         "batch_size": training.batch_size,
+        "sampling": training.sampling,
         "computed": [training.precision, devices],
         "head": head.model_dump(),
         "augmentation": augmentation.model_dump(exclude={"name"}),
@@ -123,6 +125,9 @@ def of_stage(settings: dict, stage: "Stage", network: "Network", dataset: Datase
             **settings,
             "stage": [stage.number, stage.depth, stage.first_epoch, stage.evaluate],
             "stage_settings": stage.settings.model_dump(exclude={"fraction", "unfreeze"}),  # images and depth say it
+            "loss": stage.loss.model_dump(),
+            "regularisation": stage.regularisation.model_dump(exclude={"name"}),
+            "optimizer": stage.optimizer.model_dump(),
             "schedule": stage.schedule.model_dump(),
             "class_weights": stage.class_weights,
             "backbone": [network.backbone.model.name, network.backbone.digest, *network.modality.key],

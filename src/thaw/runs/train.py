@@ -67,8 +67,10 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.training.features import FeatureCache
     from thaw.training.fit import Batches, fit_stage
     from thaw.training.memory import check_memory
+    from thaw.training.optimizers import check_devices
     from thaw.training.stages import plan_stages, selected_stage
 
+    check_devices(config.optimizer, devices.count)
     report.phase(f"loading {config.backbone.name}")
     modality, classes = Images.of(config.dataset, config.backbone), len(dataset.class_names)
     networks = Networks(context.networks)
@@ -81,7 +83,10 @@ def train(config: Config, context: Context) -> Outcome:
         opening = recording.opening(context, store.name, config.experiment, began, ROOT)
         with context.sending(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             report.phase("building the network")
-            stages = plan_stages(config.training, config.schedule, config.unfreeze, backbone)
+            stages = plan_stages(
+                config.training, config.unfreeze, config.loss, config.regularisation, config.optimizer, config.schedule,
+                backbone,
+            )  # fmt: skip
             shares = {each.name: each.settings.fraction or config.fraction for each in stages}
             training = {name: fraction(dataset.train, share, config.seed) for name, share in shares.items()}
             if config.training.class_weights:
@@ -95,11 +100,13 @@ def train(config: Config, context: Context) -> Outcome:
                 backbone, sample_examples(first, modality), stored if config.activations.keep else None, key
             )
             network = networks.network(backbone, config.head, classes, modality, stages[-1].depth, config.seed)
-            about = recording.describe_run(record, config, context, network, stages[-1].depth)
+            initial = network.kernels(stages[-1].depth) if config.regularisation.towards == "initial" else {}
+            about = recording.describe_run(record, config, context, network, stages)
             recording.describe_data(record, config.dataset, config.fraction, dataset, training)
 
             # Train the stages =========================================================================================
             epochs = EpochProgress(report, stages)
+            balanced = config.training.sampling == "balanced"
             views = Views(config.augmentation, config.seed, config.augmentation.views)
             depths = [*units.within(context.depths, backbone.blocks), *(stage.depth for stage in stages)]
             cache = FeatureCache(workspace.activations, config.activations, network, depths)
@@ -113,10 +120,12 @@ def train(config: Config, context: Context) -> Outcome:
                 signed = signature.of_stage(settings, stage, network, dataset, images, before=signed)
                 recording.record_stage(record, stages, stage, signed)
                 batches = Batches(
-                    partial(cache.training_batches, cut, images, size, seed, views),
+                    partial(cache.training_batches, cut, images, size, seed, views, balanced),
                     partial(cache.evaluation_batches, cut, dataset.validation, size),
+                    len(images),
+                    size,
                 )
-                steps = -(-len(images) // size)
+                steps = -(-batches.count // config.optimizer.accumulate)
                 curves = recording.learning_curves_callbacks(record, stage, first_step, steps)
                 first_step += len(stage.epochs) * steps
                 callbacks = [recording.EpochRecorder(record, stage), epochs, *curves]
@@ -124,7 +133,7 @@ def train(config: Config, context: Context) -> Outcome:
                 on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")
                 with cache, locked(state, on_wait):
                     results[stage.name] = fit_stage(
-                        stage, network, cut, batches, config.seed, state, callbacks, place.name
+                        stage, network, cut, batches, config.seed, initial, state, callbacks, place.name
                     )
                 recording.record_reuse(record, stage, results[stage.name])
                 weights[stage.name] = network.model.get_weights() if stage is not stages[-1] else None

@@ -17,7 +17,20 @@ PARENT = "mlflow.parentRunId"
 
 # Parameters
 DETAIL = "with."  # prefix of detailed parameters, which sorts them behind the short ones
-SHORT = ("backbone", "weights", "dataset", "fraction", "augmentation", "unfreeze", "head", "schedule", "training")
+SHORT = (
+    "backbone",
+    "weights",
+    "dataset",
+    "fraction",
+    "augmentation",
+    "unfreeze",
+    "head",
+    "loss",
+    "regularisation",
+    "optimizer",
+    "schedule",
+    "training",
+)
 
 # Metrics
 VALIDATION = "kept_val_accuracy"  # orders runs; so nothing is chosen on the test split

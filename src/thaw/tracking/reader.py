@@ -91,9 +91,6 @@ def _run(recorded: MlflowRun, store: Store) -> Run:
     used = [each.dataset.digest for each in recorded.inputs.dataset_inputs] if recorded.inputs else []
     # Unset keys were once recorded as "None".
     params = {key.removeprefix(DETAIL): value for key, value in data.params.items() if value != "None"}
-    if (params.get("schedule.name", "constant"), params.get("schedule.warmup", "0")) == ("constant", "0"):
-        # As before there were schedules; what else a constant one has in its section is not used.
-        params = {"schedule": "constant", **{key: params[key] for key in params if not key.startswith("schedule.")}}
     if "dataset.fold" not in params:  # no cross-validation, whatever the number of folds
         params = {key: value for key, value in params.items() if key not in ("dataset.fold", "dataset.folds")}
     stages = data.tags.get(STAGES, "head finetune").split()

@@ -47,20 +47,42 @@ class Views:
 PLAIN = Views(Augmentation(), 0, None)
 
 
-def epoch_permutations(examples: int, epochs: range, seed: tuple[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+def epoch_orders(
+    labels: np.ndarray, epochs: range, seed: tuple[int, int], balanced: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
     """Each epoch's number and the order of its examples, a function of the number and the seed alone.
 
     Args:
-        examples: how many there are.
+        labels: int32 (examples,).
         epochs: their numbers.
         seed: of the run and of the stage.
+        balanced: whether each class comes as often as any other, to one, in place of each example once.
     """
     for epoch in epochs:
-        yield epoch, np.random.default_rng([*seed, epoch]).permutation(examples)
+        numbers = np.random.default_rng([*seed, epoch])
+        yield epoch, _balanced_order(labels, numbers) if balanced else numbers.permutation(len(labels))
+
+
+def _balanced_order(labels: np.ndarray, numbers: np.random.Generator) -> np.ndarray:
+    """As many examples as there are; those of a class once each before any of them comes again."""
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    counts = np.full(len(members), len(labels) // len(members))
+    counts[numbers.permutation(len(members))[: len(labels) % len(members)]] += 1
+    chosen = []
+    for own, count in zip(members, counts, strict=True):
+        rounds = [numbers.permutation(own) for _ in range(-(-count // len(own)))]
+        chosen.append(np.concatenate(rounds)[:count])
+    return numbers.permutation(np.concatenate(chosen))
 
 
 def training_batches(
-    split: Split, modality: Images, batch_size: int, epochs: range, seed: tuple[int, int], views: Views
+    split: Split,
+    modality: Images,
+    batch_size: int,
+    epochs: range,
+    seed: tuple[int, int],
+    views: Views,
+    balanced: bool = False,
 ) -> tf.data.Dataset:
     """The batches of several epochs in a row, each epoch with an order and views of its own.
 
@@ -71,6 +93,7 @@ def training_batches(
         epochs: the numbers of the epochs; the order and view of an epoch depend on its number alone.
         seed: of the run and of the stage; they determine the order.
         views: which view each epoch shows.
+        balanced: as for `epoch_orders`.
 
     Returns:
         The same number of batches in each epoch: tensors of the modality (batch, ...), int32 labels (batch,) and
@@ -78,7 +101,7 @@ def training_batches(
     """
 
     def shown() -> Iterator[tuple[np.ndarray, int | None]]:
-        for epoch, order in epoch_permutations(len(split), epochs, seed):
+        for epoch, order in epoch_orders(split.labels, epochs, seed, balanced):
             yield order, views.number(epoch)
 
     return _examples(shown, len(epochs), split, modality, batch_size, views)

@@ -28,7 +28,7 @@ from thaw.training.batches import (
     PLAIN,
     Views,
     array_batches,
-    epoch_permutations,
+    epoch_orders,
     evaluation_batches,
     one_or_tuple,
     prefetch,
@@ -77,7 +77,14 @@ class FeatureCache:
         self.store.__exit__(*details)
 
     def training_batches(
-        self, cut: Cut, split: Split, batch_size: int, seed: tuple[int, int], views: Views, epochs: range
+        self,
+        cut: Cut,
+        split: Split,
+        batch_size: int,
+        seed: tuple[int, int],
+        views: Views,
+        balanced: bool,
+        epochs: range,
     ) -> tf.data.Dataset:
         """As `batches.training_batches`, but of what crosses `cut`, from the cache if possible."""
         numbers = sorted({views.number(epoch) for epoch in epochs}, key=lambda number: number or 0)
@@ -92,9 +99,9 @@ class FeatureCache:
         if reason:
             logger.info(f"Trains without cached features: {reason}.")
             split = self._decoded(split) if len(epochs) > 1 else split
-            examples = training_batches(split, self.network.modality, batch_size, epochs, seed, views)
+            examples = training_batches(split, self.network.modality, batch_size, epochs, seed, views, balanced)
             return examples if cut.frozen is None else self._compute_on_the_fly(cut, examples)
-        order = epoch_permutations(len(split), epochs, seed)
+        order = epoch_orders(split.labels, epochs, seed, balanced)
         return array_batches(lambda epoch: cached[views.number(epoch)], split.labels, batch_size, order)
 
     def evaluation_batches(self, cut: Cut, split: Split, batch_size: int) -> tf.data.Dataset:

@@ -4,7 +4,7 @@ A stage keeps its checkpoints in a folder named by its signature. A later call w
 completed epoch, or returns the stored result.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,15 @@ from thaw.models.network import Network
 from thaw.training import checkpoints
 from thaw.training.callbacks import History, InputWait, SeedDropout, StopOnInterrupt, has_stalled, replay
 from thaw.training.checkpoints import StageResult
-from thaw.training.losses import build_loss
-from thaw.training.optimizers import build_optimizer
+from thaw.training.losses import build_loss, build_metrics
+from thaw.training.optimizers import (
+    Accumulate,
+    ValidateAverages,
+    build_optimizer,
+    rate_factors,
+    set_targets,
+    use_averages,
+)
 from thaw.training.schedules import ScheduledRate
 from thaw.training.stages import Stage
 
@@ -31,10 +38,19 @@ class Batches:
     Attributes:
         training: epochs -> the batches of all of them: inputs of the cut's tail, labels and sample weights.
         validation: returns batches of the same structure.
+        examples: that an epoch trains on.
+        size: of a batch, in examples.
     """
 
     training: Callable[[range], tf.data.Dataset]
     validation: Callable[[], tf.data.Dataset]
+    examples: int
+    size: int
+
+    @property
+    def count(self) -> int:
+        """How many batches an epoch has."""
+        return -(-self.examples // self.size)
 
 
 def fit_stage(
@@ -43,6 +59,7 @@ def fit_stage(
     cut: Cut,
     batches: Batches,
     seed: int,
+    initial: Mapping[str, np.ndarray],
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback],
     run: str,
@@ -55,6 +72,7 @@ def fit_stage(
         cut: of the network; its tail is what trains.
         batches: of what crosses the cut.
         seed: of the run.
+        initial: what kernels are drawn to by `stage.regularisation`, by path; those left out to zero.
         folder: of the stage, locked by this process.
         callbacks: see every epoch, also those that were trained before: then `params["found"]` is `whole` or, if the
             stage had not ended, `part`.
@@ -63,7 +81,7 @@ def fit_stage(
     model = cut.tail
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
-    compile_stage(model, stage, network)
+    compile_stage(model, stage, network, initial)
     if done := checkpoints.finished(model, folder):
         replay(callbacks, model, stage, done.history, "whole")
         return done
@@ -78,22 +96,24 @@ def fit_stage(
         trained_by = list(dict.fromkeys([*trained_by, run]))
         best = checkpoints.Best(folder, history, digest)
         state = checkpoints.State(folder, history, trained_by, best)
-        steps = len(training) // len(remaining)
-        rates = [] if stage.schedule.is_constant else [ScheduledRate(stage, steps)]
+        optimizer = stage.optimizer
+        steps = -(-batches.count // optimizer.accumulate)
         own = [
             StopOnInterrupt(),
             SeedDropout((seed, stage.number)),
-            *rates,
+            *([] if stage.schedule.is_constant else [ScheduledRate(stage, steps)]),
+            *([Accumulate(optimizer, batches.examples, batches.size)] if optimizer.accumulate > 1 else []),
             *waits,
             History(stage, history),
             best,
+            *([ValidateAverages()] if optimizer.ema else []),
             state,
         ]
         validation = batches.validation()
         with state, runtime.polling():
             model.fit(
                 training,
-                steps_per_epoch=steps,
+                steps_per_epoch=batches.count,
                 validation_data=validation,
                 shuffle=False,
                 initial_epoch=remaining.start,
@@ -101,31 +121,38 @@ def fit_stage(
                 callbacks=[*own, *callbacks],
                 verbose=0,
             )
+    if stage.optimizer.ema:
+        use_averages(model)
     return checkpoints.finish(model, folder, history, trained_by, stage.evaluate)
 
 
-def compile_stage(model: keras.Model, stage: Stage, network: Network) -> None:
+def compile_stage(model: keras.Model, stage: Stage, network: Network, initial: Mapping[str, np.ndarray]) -> None:
     """Give a model of the network its optimizer, loss and metrics, or those of an earlier run back as they began.
 
     Compiling drops the traced steps, so that it is left out where only the learning rate differs.
     """
-    settings = (stage.settings.optimizer, stage.class_weights, network.plan(stage.depth))
+    penalty = stage.regularisation
+    settings = (stage.optimizer, stage.loss, penalty, stage.class_weights, network.plan(stage.depth))
     key = ("compiled", id(model))
-    compiled, initial = network.made.get(key, (None, []))
+    compiled, begun = network.made.get(key, (None, []))
     if compiled == settings:
-        for variable, value in zip(model.optimizer.variables, initial, strict=True):
+        for variable, value in zip(model.optimizer.variables, begun, strict=True):
             variable.assign(keras.ops.zeros_like(variable) if value is None else value)
         model.optimizer.learning_rate.assign(stage.settings.learning_rate)
+        set_targets(model, initial)
         return
     model.compile(
-        optimizer=build_optimizer(stage.settings.optimizer, stage.settings.learning_rate),
-        loss=build_loss(stage.class_weights),
-        # Keras' own running loss counts every batch as full; a metric of the same name replaces it in the logs.
-        weighted_metrics=[
-            keras.metrics.SparseCategoricalCrossentropy("loss"),
-            keras.metrics.SparseCategoricalAccuracy("accuracy"),
-        ],
+        optimizer=build_optimizer(
+            stage.optimizer,
+            stage.settings.learning_rate,
+            network.by_path(*rate_factors(stage.optimizer, network.backbone.blocks)),
+            network.by_path([penalty.backbone] * len(network.backbone.blocks), penalty.head),
+            network.moving_statistics(stage.depth),
+        ),
+        loss=build_loss(stage.loss, stage.class_weights),
+        weighted_metrics=build_metrics(),
     )
     model.optimizer.build(model.trainable_variables)
     values = (variable.numpy() for variable in model.optimizer.variables)
+    set_targets(model, initial)
     network.made[key] = settings, [value if np.any(value) else None for value in values]  # most are zeros

@@ -15,7 +15,7 @@ from thaw.models.graph import output_values
 from thaw.training.features import frozen_batch
 from thaw.training.stages import Stage
 
-MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0}  # slot variables for each weight
+MOMENTS = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 0, "lion": 1}  # slot variables for each weight, or more
 FLOAT = 4  # bytes
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
@@ -83,7 +83,10 @@ def estimate(
         trained = units[len(units) - depth :]
         weights = sum(math.prod(weight.shape) for layer in trained for weight in layer.trainable_weights) * FLOAT
         kept = batch * sum(output_values(layer) for layer in trained if layer.weights) * computed  # for backpropagation
-        slots = 1 + MOMENTS.get(stage.settings.optimizer, 0)
+        optimizer = stage.optimizer
+        slots = (
+            1 + MOMENTS[optimizer.name] + (optimizer.momentum > 0) + (optimizer.accumulate > 1) + bool(optimizer.ema)
+        )
         parts["gradients and optimizer"] = max(parts["gradients and optimizer"], slots * (top + weights))
         parts["outputs of layers"] = max(parts["outputs of layers"], kept)
     return parts

@@ -39,7 +39,7 @@ def epoch_rates(stage: Stage, epoch: int, steps: int) -> list[float]:
     Args:
         stage: has schedule, learning rate and epochs.
         epoch: its number.
-        steps: of an epoch.
+        steps: of the optimizer in an epoch.
     """
     first = (epoch - stage.first_epoch) * steps
     shares = (rate_share(stage.schedule, first + step, steps * len(stage.epochs)) for step in range(steps))
@@ -51,11 +51,11 @@ def _cosine(first: float, last: float, share: float) -> float:
 
 
 class ScheduledRate(keras.callbacks.Callback):
-    """Sets the learning rate before each step.
+    """Sets the learning rate before each batch.
 
     Args:
         stage: has schedule, learning rate and epochs.
-        steps: of an epoch.
+        steps: of the optimizer in an epoch.
     """
 
     def __init__(self, stage: Stage, steps: int):
@@ -66,4 +66,4 @@ class ScheduledRate(keras.callbacks.Callback):
         self.rates = epoch_rates(self.stage, epoch, self.steps)
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.model.optimizer.learning_rate = self.rates[batch]
+        self.model.optimizer.learning_rate = self.rates[batch // self.stage.optimizer.accumulate]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thaw.config import schema
 from thaw.models.backbone import Backbone
@@ -21,6 +21,9 @@ class Stage:
         first_epoch: the number of its first epoch; epochs count on from stage to stage.
         settings: epochs, learning rate and so on.
         evaluate: whose weights the next stage continues from: `best` validation loss or `last` epoch.
+        loss: that it minimizes.
+        regularisation: what is added to the loss.
+        optimizer: how it steps.
         schedule: of the learning rate.
         class_weights: the weight of each class in the training loss; None: all the same.
     """
@@ -31,7 +34,10 @@ class Stage:
     first_epoch: int
     settings: schema.Stage
     evaluate: str
-    schedule: schema.Schedule
+    loss: schema.Loss = field(default_factory=schema.Loss)
+    regularisation: schema.Regularisation = field(default_factory=schema.Regularisation)
+    optimizer: schema.Optimizer = field(default_factory=schema.Optimizer)
+    schedule: schema.Schedule = field(default_factory=schema.Schedule)
     class_weights: tuple[float, ...] | None = None
 
     @property
@@ -41,7 +47,13 @@ class Stage:
 
 
 def plan_stages(
-    training: schema.Training, schedule: schema.Schedule, unfreeze: schema.Unfreeze, backbone: Backbone
+    training: schema.Training,
+    unfreeze: schema.Unfreeze,
+    loss: schema.Loss,
+    regularisation: schema.Regularisation,
+    optimizer: schema.Optimizer,
+    schedule: schema.Schedule,
+    backbone: Backbone,
 ) -> list[Stage]:
     """The stages of a run, in order.
 
@@ -65,7 +77,11 @@ def plan_stages(
         is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
         before = stages[-1].depth if stages else 0
         if settings.epochs and not (is_limited and _units(depth) <= _units(before)):
-            stages.append(Stage(name, number, depth, first_epoch, settings, evaluate, schedule))
+            stages.append(
+                Stage(
+                    name, number, depth, first_epoch, settings, evaluate, loss, regularisation, optimizer, schedule
+                )
+            )  # fmt: skip
             first_epoch += settings.epochs
     return stages
 
