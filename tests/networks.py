@@ -5,6 +5,7 @@ import hashlib
 import keras
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from thaw.config import schema
 from thaw.data.splits import Split
@@ -16,6 +17,7 @@ from thaw.models.network import build_network
 from thaw.models.weights import initialize
 from thaw.training.batches import Views
 from thaw.training.stages import plan_stages
+from thaw.workspace import ROOT
 
 LINEAR = schema.Head()
 DROPOUT = schema.Head(hidden=8, dropout=0.3)
@@ -80,6 +82,14 @@ def split_of(names, labels, pixels):
 def stage_settings(**changes):
     """The settings of a short stage, also beyond the allowed ranges."""
     return schema.Stage(epochs=2, learning_rate=0.01).model_copy(update=changes)
+
+
+def policy(name):
+    """An augmentation policy of `conf/augmentation`."""
+    folder = ROOT / "conf" / "augmentation"
+    own = OmegaConf.load(folder / f"{name}.yaml")
+    own.pop("defaults", None)
+    return schema.Augmentation(**{**OmegaConf.load(folder / "none.yaml"), **own})
 
 
 def planned(config, backbone):

@@ -175,7 +175,8 @@ def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
         (["weights.path=a.h5"], "weights.path belongs to weights=file; give that as well"),
         (
             ["training.finetune.optimizer=sgd"],
-            "optimizer is a group of its own: give optimizer=adam|adamw|lion|rmsprop|sgd",
+            "training.finetune.optimizer is not a key of the configuration; optimizer is a group of its own: "
+            "give optimizer=adam|adamw|lion|rmsprop|sgd",
         ),
     ],
 )

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
-from networks import CUTS, DROPOUT, FLIP, build, created, images, split_of, stage_settings
+from networks import CUTS, DROPOUT, FLIP, build, created, images, policy, split_of, stage_settings
 from PIL import Image
 
 from thaw import provenance
@@ -361,6 +361,26 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
         results.append((history, net.model.get_weights()))
     assert results[0][0] == results[1][0]
     for one, other in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["standard", "crop", "colour", "erasing", "trivial", "randaugment", "strong"])
+def test_every_augmentation_gives_the_same_bits_with_and_without_kept_activations(tmp_path, name):
+    views, results = Views(policy(name), 0, None, 3), []
+    for keep in (True, False):
+        net = build(depth=6)
+        with activations(tmp_path, net, [6], keep=keep) as kept:
+            batches = Batches(
+                partial(kept.training_batches, net.cut(6), images(20), 8, (0, 1), views, False),
+                partial(kept.evaluation_batches, net.cut(6), images(10, 1), 8),
+                20,
+                8,
+            )
+            stage = Stage("finetune", 1, 6, 0, stage_settings(), "last")
+            folder = created(tmp_path / f"stage {keep}")
+            trained = fit_stage(stage, net, net.cut(6), batches, 0, {}, folder, [], "a")
+        results.append([*([epoch["loss"], epoch["val_loss"]] for epoch in trained.history), *net.model.get_weights()])
+    for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -22,8 +22,10 @@ GROUPS = ("loss", "regularisation", "optimizer", "schedule")  # that came after 
 LATER = {group: getattr(Config(), group).name for group in GROUPS}
 LATER |= {
     f"{group}.{key}": str(value)
-    for group in GROUPS
-    for key, value in getattr(Config(), group).model_dump(exclude_none=True).items()
+    for group in ("augmentation", *GROUPS)
+    for key, value in getattr(Config(), group)
+    .model_dump(exclude={"name"} if group == "augmentation" else None, exclude_none=True)
+    .items()
 }
 Key = tuple[str, str, str]  # a run's seed, its fold if any, and the hash of its splits
 SHARES = ("accuracy", "f1")  # metrics in [0, 1]

@@ -48,7 +48,7 @@ def main(composed: DictConfig) -> None:
     from thaw.plots.style import save
     from thaw.training.batches import Views, epoch_orders, view_batches
 
-    augmented = Views(config.augmentation, config.seed, config.augmentation.views)
+    augmented = Views(config.augmentation, config.seed, config.augmentation.views, len(dataset.class_names))
     is_plain = augmented.number(0) is None
     modality, first = Images.of(config.dataset, config.backbone), config.training.section(config.training.stages[0])
     split = fraction(dataset.train, first.fraction or config.fraction, config.seed)

@@ -121,6 +121,11 @@ class Dataset(Section):
 class Augmentation(Section):
     """How far a view may differ from its image: shares of a full turn, of the scale, of a side.
 
+    `crop` is the smallest share of the area that is shown, 0: no crop; `operations` is how many of RandAugment's a view
+    gets, of `magnitude` 0 to 30, null: drawn as in TrivialAugment; `colour` is the strength of changes in brightness,
+    contrast, saturation and hue; `erasing` the share of views in which a box is noise. `mixup` and `cutmix` are the
+    concentrations of the Beta distribution of shares in which views of two images are mixed, 0: not.
+
     `views` is the number of views of each image, which epochs cycle through; null: a new view every epoch.
     """
 
@@ -129,6 +134,13 @@ class Augmentation(Section):
     rotation: Share = 0.0
     zoom: float = Field(default=0.0, ge=0, lt=1)
     translation: Share = 0.0
+    crop: Share = 0.0
+    operations: int = Field(default=0, ge=0, le=10)
+    magnitude: int | None = Field(default=None, ge=0, le=30)
+    colour: Share = 0.0
+    erasing: Share = 0.0
+    mixup: float = Field(default=0.0, ge=0, le=100)
+    cutmix: float = Field(default=0.0, ge=0, le=100)
     views: Count | None = None
 
 

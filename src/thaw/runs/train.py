@@ -107,7 +107,7 @@ def train(config: Config, context: Context) -> Outcome:
             # Train the stages =========================================================================================
             epochs = EpochProgress(report, stages)
             balanced = config.training.sampling == "balanced"
-            views = Views(config.augmentation, config.seed, config.augmentation.views)
+            views = Views(config.augmentation, config.seed, config.augmentation.views, classes)
             depths = [*units.within(context.depths, backbone.blocks), *(stage.depth for stage in stages)]
             cache = FeatureCache(workspace.activations, config.activations, network, depths)
             settings = signature.stage_settings(

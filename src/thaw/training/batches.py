@@ -31,11 +31,18 @@ class Views:
         policy: how views differ from examples.
         seed: of the run.
         count: how many views there are; epochs cycle through them. None: a new one every epoch.
+        classes: of the dataset; mixed views have shares of them for labels.
     """
 
     policy: Augmentation
     seed: int
     count: int | None
+    classes: int = 0
+
+    @property
+    def are_mixed(self) -> bool:
+        """Whether a view shows two examples."""
+        return bool(self.policy.mixup or self.policy.cutmix)
 
     def number(self, epoch: int) -> int | None:
         """The view of an epoch; None if views are the examples themselves."""
@@ -97,7 +104,7 @@ def training_batches(
 
     Returns:
         The same number of batches in each epoch: tensors of the modality (batch, ...), int32 labels (batch,) and
-        float32 weights (batch,), 0 for padding.
+        float32 weights (batch,), 0 for padding. Labels of mixed views are float32 (batch, classes).
     """
 
     def shown() -> Iterator[tuple[np.ndarray, int | None]]:
@@ -217,13 +224,21 @@ def _examples(
     labels, keys = tf.constant(split.labels), tf.constant(split.keys())
     plain = views.number(0) is None
 
-    def load(row, weight, number):
+    def view(row, number) -> tf.Tensor:
         # stateful=False: with deterministic ops, a stateful function would read one example at a time.
         decoded = tf.numpy_function(lambda i: modality.read(split.images[i]), [row], tf.uint8, stateful=False)
         tensor = modality.tensor(decoded)
-        if not plain:
-            tensor = modality.augment(tensor, views.policy, views.seed, keys[row], number)
-        return tensor, labels[row], weight
+        return tensor if plain else modality.augment(tensor, views.policy, views.seed, keys[row], number)
+
+    def load(row, weight, number):
+        if not views.are_mixed:
+            return view(row, number), labels[row], weight
+        other = modality.partner(len(split), views.seed, keys[row], number)
+        tensor, share = modality.mix(
+            view(row, number), view(other, number), views.policy, views.seed, keys[row], number
+        )
+        shares = share * tf.one_hot(labels[row], views.classes) + (1 - share) * tf.one_hot(labels[other], views.classes)
+        return tensor, shares, weight
 
     def places() -> Iterator[tuple[np.ndarray, ...]]:
         for order, number in shown():

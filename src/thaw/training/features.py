@@ -89,6 +89,8 @@ class FeatureCache:
         """As `batches.training_batches`, but of what crosses `cut`, from the cache if possible."""
         numbers = sorted({views.number(epoch) for epoch in epochs}, key=lambda number: number or 0)
         reason = self._why_not_cached(cut, len(split), len(numbers))
+        if views.are_mixed and not reason:
+            reason = f"augmentation={views.policy.name} mixes images, so decoded pixels are kept instead"
         cached: dict[int | None, list[np.ndarray]] = {}
         while not reason and len(cached) < len(numbers):
             arrays = self._arrays(cut, split, views, numbers[len(cached)])

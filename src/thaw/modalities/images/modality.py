@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from thaw.config.schema import Augmentation, Backbone, Dataset
 from thaw.modalities.images import decode
-from thaw.modalities.images.augment import view
+from thaw.modalities.images.augment import mix, partner, view
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,16 @@ class Images:
         """View `number` of an example, a fixed function of (seed, key, number)."""
         return view(tensor, policy, seed, key, number)
 
+    def partner(self, count: int, seed: int, key: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+        """The index of the example, of `count`, that view `number` of an example is mixed with."""
+        return partner(count, seed, key, number)
+
+    def mix(
+        self, tensor: tf.Tensor, other: tf.Tensor, policy: Augmentation, seed: int, key: tf.Tensor, number: tf.Tensor
+    ):
+        """View `number` of an example and its partner's in one, and the share of the example in it."""
+        return mix(tensor, other, policy, seed, key, number)
+
     def show(self, source: Path | np.ndarray, longest: int) -> np.ndarray:
         """A picture of an example for people, uint8 (height, width, 3), its longer side at most `longest` px."""
         return decode.photograph(source, longest)
@@ -84,4 +94,4 @@ class Images:
 
 def changes(policy: Augmentation) -> bool:
     """Whether views under this policy differ from their images: some setting is not off."""
-    return any(policy.model_dump(exclude={"name", "views"}).values())
+    return any(policy.model_dump(exclude={"name", "magnitude", "views"}).values())
