@@ -95,7 +95,7 @@ def policy(name):
 def planned(config, backbone):
     """The stages of a run."""
     groups = (config.loss, config.regularisation, config.optimizer, config.schedule)
-    return plan_stages(config.training, config.unfreeze, *groups, backbone)
+    return plan_stages(config.training, config.unfreeze, *groups, backbone, dict.fromkeys(config.training.stages, 100))
 
 
 def created(path):

@@ -101,6 +101,14 @@ def test_runs_from_before_there_were_schedules_had_a_constant_one(store, record)
     assert compared(store).varied[0] == "schedule"
 
 
+def test_what_a_recipe_determines_is_not_shown_beside_it(store, record):
+    record(150, recipe="bit", optimizer="sgd", schedule="step", unfreeze="all")
+    record(140, recipe="notebook", optimizer="adam", schedule="constant", unfreeze="0")
+    assert compared(store).varied == ["recipe"]
+    record(130, recipe="notebook", optimizer="adam", schedule="constant", unfreeze="20")
+    assert compared(store).varied == ["recipe", "unfreeze"]
+
+
 def test_one_seed_has_the_interval_of_its_images_and_several_that_of_their_mean(store, record):
     record(180, unfreeze="30")
     for seed, right in enumerate((100, 104, 108)):
@@ -458,7 +466,7 @@ def test_the_note_has_the_table_the_charts_and_the_command(store, record, tmp_pa
     assert text.startswith("# pets\n")
     assert "| unfreeze | validation accuracy | test accuracy (95 % over 200 test images) |" in text
     usual = "loss crossentropy, regularisation none, optimizer adam, schedule constant"
-    assert f"The same in all runs: backbone vgg16, {usual}." in text
+    assert f"The same in all runs: recipe notebook, backbone vgg16, {usual}." in text
     assert text.count("python train.py -m unfreeze=0,20") == 1
     for line in text.splitlines():
         if line.startswith("!["):

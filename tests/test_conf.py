@@ -28,6 +28,7 @@ def test_the_groups_are_those_of_the_design():
         "hydra",
         "loss",
         "optimizer",
+        "recipe",
         "regularisation",
         "schedule",
         "tracking",

@@ -16,7 +16,7 @@ from thaw.training.stages import Stage, selected_stage
 
 def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", options=None, **changes):
     net = net or build(depth=3, head=DROPOUT)
-    stage = Stage(*which, stage_settings(**changes), evaluate, **options or {})
+    stage = Stage(*which, changes.get("epochs", 2), stage_settings(**changes), evaluate, **options or {})
     batches = Batches(
         lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, stage.number), FLIP),
         lambda: evaluation_batches(images(10, 1), Images(32), 8),
@@ -256,7 +256,7 @@ def test_what_was_trained_before_is_said(tmp_path, ended, words):
         die = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch == 2 and 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tmp_path, callbacks=[die], **{**plan, "patience": None})
-    seen = EpochProgress(Reporter(), [Stage("head", 0, 0, 0, stage_settings(**plan), "best", schema.Schedule())])
+    seen = EpochProgress(Reporter(), [Stage("head", 0, 0, 0, 9, stage_settings(**plan), "best")])
     train(tmp_path, callbacks=[seen], **{**plan, "patience": 1 if ended else None})
     assert seen.reused == [words]
 

@@ -73,7 +73,7 @@ def fitted(tmp_path, initial=None, **settings):
     net.head[-1].set_weights([0 * each for each in net.head[-1].get_weights()])
     split = images(8)
     stage = Stage(
-        "finetune", 1, "all", 0, stage_settings(epochs=1, learning_rate=0.5), "last",
+        "finetune", 1, "all", 0, 1, stage_settings(epochs=1, learning_rate=0.5), "last",
         regularisation=schema.Regularisation(**settings), optimizer=schema.Optimizer(name="sgd"),
     )  # fmt: skip
     batches = Batches(

@@ -126,3 +126,12 @@ def test_a_schedule_that_does_not_exist_is_refused_in_a_sentence(command, words,
     status, out, err = command(*TINY, *words)
     assert status != 0
     assert why in out + err
+
+
+def test_a_stage_of_so_many_steps_has_as_many_whole_epochs_as_contain_them(command, client):
+    """40 images are 5 steps of 8 an epoch; half of them 3."""
+    for fraction, epochs in (("100", 3), ("50", 4)):
+        status, _, err = command(*TINY, "training.head.steps=11", f"fraction={fraction}")
+        assert status == 0, err
+        (newest, *_) = client().search_runs(["1"], order_by=["attributes.start_time DESC"])
+        assert len(client().get_metric_history(newest.info.run_id, "val_loss")) == epochs

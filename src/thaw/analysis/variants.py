@@ -19,7 +19,7 @@ NOT_COMPARED = (
     "tracking.experiment", "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
 )  # fmt: skip
 GROUPS = ("loss", "regularisation", "optimizer", "schedule")  # that came after the first recorded runs
-LATER = {group: getattr(Config(), group).name for group in GROUPS}
+LATER = {"recipe": "notebook", **{group: getattr(Config(), group).name for group in GROUPS}}
 LATER |= {
     f"{group}.{key}": str(value)
     for group in ("augmentation", *GROUPS)
@@ -74,7 +74,7 @@ def completed(run: Run) -> Run:
 
 
 def varied_keys(runs: list[Run]) -> list[str]:
-    """The parameters that vary: short ones, and others that these do not determine."""
+    """The parameters that vary: short ones, and others that these do not determine. Recipes determine short ones."""
     keys = dict.fromkeys(
         key for run in runs for key in run.params if key not in NOT_COMPARED and not key.startswith("images.")
     )
@@ -85,7 +85,8 @@ def varied_keys(runs: list[Run]) -> list[str]:
         values: dict[tuple, set[str | None]] = {}
         for run in runs:
             values.setdefault(tuple(run.params.get(each) for each in chosen), set()).add(run.params.get(key))
-        if key in SHORT or any(len(each) > 1 for each in values.values()):
+        is_shown = key in SHORT and "recipe" not in chosen  # which determines others
+        if is_shown or any(len(each) > 1 for each in values.values()):
             chosen.append(key)
     return chosen
 

@@ -242,9 +242,13 @@ class Optimizer(Section):
 
 
 class Stage(Section):
-    """One compile and fit; `fraction` and `unfreeze` are null for those of the run, whose depth is also the limit."""
+    """One compile and fit; `fraction` and `unfreeze` are null for those of the run, whose depth is also the limit.
+
+    `steps`, of the optimizer, take the place of `epochs`: as many whole epochs as have at least so many.
+    """
 
     epochs: int = Field(default=5, ge=0, le=LARGEST_COUNT)
+    steps: Count | None = None
     learning_rate: float = Field(default=1e-3, ge=1e-30, le=1000)  # in float32
     patience: Count | None = None
     fraction: Percent | None = None
@@ -365,7 +369,7 @@ class Config(Section):
                 f"dataset.image_size={self.image_size}; set dataset.image_size={self.backbone.smallest_size} or larger"
             )
         sections = [self.training.section(name) for name in self.training.stages]
-        if not any(each.epochs and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):
+        if not any((each.epochs or each.steps) and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):
             raise ValueError(f"no stage has an epoch to train; set training.{self.training.stages[0]}.epochs=1 or more")
         return self
 

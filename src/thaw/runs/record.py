@@ -38,6 +38,7 @@ from thaw.training.schedules import epoch_rates
 from thaw.training.stages import Stage
 
 GROUPS = (
+    "recipe",
     "backbone",
     "weights",
     "dataset",

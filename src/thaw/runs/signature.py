@@ -123,8 +123,10 @@ def of_stage(settings: dict, stage: "Stage", network: "Network", dataset: Datase
     return _hash(
         {
             **settings,
-            "stage": [stage.number, stage.depth, stage.first_epoch, stage.evaluate],
-            "stage_settings": stage.settings.model_dump(exclude={"fraction", "unfreeze"}),  # images and depth say it
+            "stage": [stage.number, stage.depth, stage.first_epoch, stage.count, stage.evaluate],
+            "stage_settings": stage.settings.model_dump(
+                exclude={"epochs", "steps", "fraction", "unfreeze"}
+            ),  # said by others
             "loss": stage.loss.model_dump(),
             "regularisation": stage.regularisation.model_dump(exclude={"name"}),
             "optimizer": stage.optimizer.model_dump(),

@@ -68,7 +68,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.training.fit import Batches, fit_stage
     from thaw.training.memory import check_memory
     from thaw.training.optimizers import check_devices
-    from thaw.training.stages import plan_stages, selected_stage
+    from thaw.training.stages import plan_stages, selected_stage, steps_per_epoch
 
     check_devices(config.optimizer, devices.count)
     report.phase(f"loading {config.backbone.name}")
@@ -83,12 +83,16 @@ def train(config: Config, context: Context) -> Outcome:
         opening = recording.opening(context, store.name, config.experiment, began, ROOT)
         with context.sending(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             report.phase("building the network")
+            sections = {name: config.training.section(name) for name in config.training.stages}
+            training = {
+                name: fraction(dataset.train, each.fraction or config.fraction, config.seed)
+                for name, each in sections.items()
+            }
             stages = plan_stages(
                 config.training, config.unfreeze, config.loss, config.regularisation, config.optimizer, config.schedule,
-                backbone,
+                backbone, {name: len(split) for name, split in training.items()},
             )  # fmt: skip
-            shares = {each.name: each.settings.fraction or config.fraction for each in stages}
-            training = {name: fraction(dataset.train, share, config.seed) for name, share in shares.items()}
+            training = {each.name: training[each.name] for each in stages}
             if config.training.class_weights:
                 stages = [replace(each, class_weights=class_weights(training[each.name].labels)) for each in stages]
             most = max(map(len, training.values()))
@@ -125,7 +129,7 @@ def train(config: Config, context: Context) -> Outcome:
                     len(images),
                     size,
                 )
-                steps = -(-batches.count // config.optimizer.accumulate)
+                steps = steps_per_epoch(len(images), size, config.optimizer)
                 curves = recording.learning_curves_callbacks(record, stage, first_step, steps)
                 first_step += len(stage.epochs) * steps
                 callbacks = [recording.EpochRecorder(record, stage), epochs, *curves]

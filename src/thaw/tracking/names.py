@@ -18,6 +18,7 @@ PARENT = "mlflow.parentRunId"
 # Parameters
 DETAIL = "with."  # prefix of detailed parameters, which sorts them behind the short ones
 SHORT = (
+    "recipe",
     "backbone",
     "weights",
     "dataset",

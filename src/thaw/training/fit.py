@@ -28,7 +28,7 @@ from thaw.training.optimizers import (
     use_averages,
 )
 from thaw.training.schedules import ScheduledRate
-from thaw.training.stages import Stage
+from thaw.training.stages import Stage, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def fit_stage(
         best = checkpoints.Best(folder, history, digest)
         state = checkpoints.State(folder, history, trained_by, best)
         optimizer = stage.optimizer
-        steps = -(-batches.count // optimizer.accumulate)
+        steps = steps_per_epoch(batches.examples, batches.size, optimizer)
         own = [
             StopOnInterrupt(),
             SeedDropout((seed, stage.number)),

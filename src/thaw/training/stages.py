@@ -18,7 +18,8 @@ class Stage:
         name: as in `training.stages`.
         number: its position in `training.stages`, from 0.
         depth: how many units at the end of the backbone train.
-        first_epoch: the number of its first epoch; epochs count on from stage to stage.
+        first_epoch: the number of its first epoch.
+        count: how many epochs it has, unless it stops early; they count on from stage to stage.
         settings: epochs, learning rate and so on.
         evaluate: whose weights the next stage continues from: `best` validation loss or `last` epoch.
         loss: that it minimizes.
@@ -32,6 +33,7 @@ class Stage:
     number: int
     depth: Depth
     first_epoch: int
+    count: int
     settings: schema.Stage
     evaluate: str
     loss: schema.Loss = field(default_factory=schema.Loss)
@@ -43,7 +45,7 @@ class Stage:
     @property
     def epochs(self) -> range:
         """The numbers of its epochs, unless it stops early."""
-        return range(self.first_epoch, self.first_epoch + self.settings.epochs)
+        return range(self.first_epoch, self.first_epoch + self.count)
 
 
 def plan_stages(
@@ -54,8 +56,9 @@ def plan_stages(
     optimizer: schema.Optimizer,
     schedule: schema.Schedule,
     backbone: Backbone,
+    examples: Mapping[str, int],
 ) -> list[Stage]:
-    """The stages of a run, in order.
+    """The stages of a run, in order; `examples` is how many each of `training.stages` trains on.
 
     A stage trains as deep as its own `unfreeze`, but no deeper than the run's. It is skipped if it has no epochs, or if
     within that limit it would train no more layers than the previous stage.
@@ -76,14 +79,23 @@ def plan_stages(
         depth = min(wanted, limit, key=_units)
         is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
         before = stages[-1].depth if stages else 0
-        if settings.epochs and not (is_limited and _units(depth) <= _units(before)):
+        count = settings.epochs
+        if settings.steps:
+            count = math.ceil(settings.steps / steps_per_epoch(examples[name], training.batch_size, optimizer))
+        if count and not (is_limited and _units(depth) <= _units(before)):
             stages.append(
                 Stage(
-                    name, number, depth, first_epoch, settings, evaluate, loss, regularisation, optimizer, schedule
+                    name, number, depth, first_epoch, count, settings, evaluate, loss, regularisation, optimizer,
+                    schedule,
                 )
             )  # fmt: skip
-            first_epoch += settings.epochs
+            first_epoch += count
     return stages
+
+
+def steps_per_epoch(examples: int, batch_size: int, optimizer: schema.Optimizer) -> int:
+    """How many steps of the optimizer an epoch has."""
+    return math.ceil(math.ceil(examples / batch_size) / optimizer.accumulate)
 
 
 def _units(depth: Depth) -> float:
