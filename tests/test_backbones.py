@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -35,6 +37,26 @@ def test_random_weights_get_their_statistics_from_images():
     features = loaded.model(loaded.preprocess(batches()[0]), training=False).numpy()
     assert features.std() > 0.01
     assert all(each.momentum > 0.9 for each in loaded.model.layers if isinstance(each, keras.layers.BatchNormalization))
+
+
+def test_the_last_units_start_anew_behind_the_pretrained_ones():
+    pretrained = load(Weights(source="random"), seed=5)
+    network = replace(pretrained, weights="file")  # as if they had been read
+    count, before = 12, pretrained.model.get_weights()
+    start = next(n for n, each in enumerate(network.model.weights) if each is network.units[-count:][0].weights[0])
+    fresh = [initialize(network, batches(), fresh=count, seed=seed) for seed in (0, 1)]
+    assert len({pretrained.digest, *(each.digest for each in fresh)}) == 3
+    after = network.model.get_weights()
+    for one, other in zip(before[:start], after[:start], strict=True):
+        np.testing.assert_array_equal(one, other)
+    kernels = [n for n in range(start, len(before)) if before[n].ndim > 1]
+    assert kernels
+    assert not any(np.array_equal(before[n], after[n]) for n in kernels)
+    first = next(each for each in network.units[-count:] if isinstance(each, keras.layers.BatchNormalization))
+    inputs = keras.Model(network.model.input, first.input)
+    means = [inputs(network.preprocess(batch.copy())).numpy().mean(axis=(0, 1, 2)) for batch in batches()]
+    np.testing.assert_allclose(first.moving_mean.numpy(), np.mean(means, axis=0), rtol=1e-3, atol=1e-5)
+    assert all(layer.trainable for layer in network.units)
 
 
 def test_weights_are_named_by_a_digest_of_their_bytes():

@@ -95,13 +95,15 @@ def test_batch_norm_trains_only_from_scratch():
             assert not np.array_equal(before[variable.path], variable.numpy()), variable.path
 
 
-def test_frozen_variables_keep_every_bit_while_others_change():
+@pytest.mark.parametrize("depth", [6, (3, 9), (0, 3)])
+def test_frozen_variables_keep_every_bit_while_others_change(depth):
     net = build(depth=6)
-    net.unfreeze(6)
+    net.unfreeze(depth)
     net.model.compile("adam", "sparse_categorical_crossentropy")
     before = {v.path: v.numpy() for v in net.model.weights}
     net.model.train_on_batch(np.random.default_rng(1).uniform(0, 255, (8, 32, 32, 3)), np.zeros(8))
-    planned = net.plan(6)
+    planned = net.plan(depth)
+    assert len(planned) > 2
     changed = {v.path for v in net.model.weights if not np.array_equal(before[v.path], v.numpy())}
     assert changed <= planned
     assert {path for path in planned if path.endswith("kernel")} <= changed

@@ -476,11 +476,31 @@ def test_class_weights_make_another_stage_and_folds_another_test(command, client
     assert 0 <= plain.data.metrics["waiting_share"] <= 1
 
 
+def test_a_range_of_blocks_trains_and_is_described(command, client):
+    status, _, err = command("-m", *TINY, "unfreeze=block1..block2,1block", "training.finetune.learning_rate=0.01")
+    assert status == 0, err
+    runs = {run.data.params["unfreeze"]: run for run in client().search_runs(["1"], "tags.`thaw.kind` = 'run'")}
+    first = runs["block1..block2"]
+    assert "blocks 1 to 2 of the backbone train as well" in first.data.tags["mlflow.note.content"]
+    assert first.data.params["with.unfrozen.blocks"] == "2"
+    assert first.data.tags["thaw.head"] == runs["1block"].data.tags["thaw.head"]
+    status, out, err = command(*TINY, "training=gradual", "unfreeze=block1..block2")
+    assert status == 1
+    assert "unfreeze=block1..block2 trains a range of blocks, and training.block1.unfreeze=1block those at" in out + err
+
+
+def test_layers_that_start_anew_have_to_train(command, client):
+    status, out, err = command(*TINY, "unfreeze=3", "reinit=2blocks")
+    assert status == 1
+    assert "reinit=2blocks starts layers anew that unfreeze leaves frozen; give unfreeze=2blocks or more" in out + err
+
+
 def test_a_refused_value_names_the_key_and_no_run(command):
     status, out, err = command(*TINY, "unfreeze=-1")
     assert (status, err) == (
         1,
-        "unfreeze=-1 is not allowed; give a number of layers from 0 up, a number of blocks such as 2blocks, or all\n",
+        "unfreeze=-1 is not allowed; give a number of layers from 0 up, a range of blocks such as block2..block4, a number "
+        "of blocks such as 2blocks, or all\n",
     )
     assert "✗" not in out
 

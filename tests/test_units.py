@@ -81,8 +81,12 @@ BLOCKS = [units.Block("stem", 0, 4), units.Block("a", 4, 10), units.Block("b", 1
 
 
 @pytest.mark.parametrize(
-    ("unfreeze", "depth"), [(0, 0), (7, 7), ("1block", 6), ("2blocks", 16), ("3blocks", 20), ("all", "all")]
-)
+    ("unfreeze", "depth"),
+    [
+        (0, 0), (7, 7), ("1block", 6), ("2blocks", 16), ("3blocks", 20), ("all", "all"), ("block1..block2", (0, 14)),
+        ("block2..block2", (4, 14)),
+    ],
+)  # fmt: skip
 def test_a_depth_is_given_in_layers_or_in_blocks(unfreeze, depth):
     assert units.resolve(unfreeze, BLOCKS, "net") == depth
 
@@ -90,7 +94,9 @@ def test_a_depth_is_given_in_layers_or_in_blocks(unfreeze, depth):
 @pytest.mark.parametrize(
     ("unfreeze", "words"),
     [(21, "unfreeze=21 is beyond net, which has 20 layers; give 0 to 20 or all"),
-     ("4blocks", "unfreeze=4blocks is beyond net, which has 3 blocks; give 1block to 3blocks, or all")],
+     ("4blocks", "unfreeze=4blocks is beyond net, which has 3 blocks; give 1block to 3blocks, or all"),
+     ("block2..block4", "unfreeze=block2..block4 is no range of the 3 blocks of net; give block1..block3 or a part"),
+     ("block3..block2", "unfreeze=block3..block2 is no range of the 3 blocks of net")],
 )  # fmt: skip
 def test_a_depth_beyond_the_backbone_is_refused(unfreeze, words):
     with pytest.raises(ThawError, match=words):
@@ -106,6 +112,8 @@ def test_a_depth_beyond_the_backbone_is_refused(unfreeze, words):
         (7, 7, 1, "a, its last 1 of 10 layers"),
         (16, 16, 2, "a"),
         ("all", 20, 3, "stem"),
+        ((0, 14), 14, 2, "stem to a"),
+        ((4, 14), 10, 1, "a to a"),
     ],
 )
 def test_a_depth_is_recorded_in_layers_and_blocks(depth, layers, whole, boundary):
@@ -114,6 +122,23 @@ def test_a_depth_is_recorded_in_layers_and_blocks(depth, layers, whole, boundary
         "unfrozen.blocks": whole,
         "unfrozen.boundary": boundary,
     }
+
+
+@pytest.mark.parametrize(("depth", "trains"), [(0, []), (3, [17, 18, 19]), ((4, 6), [4, 5]), (99, list(range(20)))])
+def test_what_trains_is_known_by_position(depth, trains):
+    assert list(units.positions(depth, 20)) == trains
+
+
+def test_blocks_that_start_anew_have_to_train():
+    assert units.fresh(0, 0, BLOCKS, "net") == 0
+    assert units.fresh("2blocks", 16, BLOCKS, "net") == units.fresh("2blocks", "all", BLOCKS, "net") == 16
+    for depth in (0, 6, 15, (0, 14)):
+        with pytest.raises(
+            ThawError, match="reinit=2blocks starts layers anew that unfreeze leaves frozen; give unfreeze"
+        ):
+            units.fresh("2blocks", depth, BLOCKS, "net")
+    with pytest.raises(ThawError, match="reinit=9blocks is beyond net, which has 3 blocks"):
+        units.fresh("9blocks", "all", BLOCKS, "net")
 
 
 # The cheapest place to cut at 224 px, by the positions of the nodes whose outputs cross, as `make cuts` measured it.

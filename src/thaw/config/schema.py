@@ -50,8 +50,10 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Name = Annotated[str, BeforeValidator(_as_name), Field(min_length=1, max_length=200)]
 Location = Annotated[str, BeforeValidator(_as_location)]
 Blocks = Annotated[str, Field(pattern=r"^[1-9]\d{0,5}blocks?$")]
+BlockRange = Annotated[str, Field(pattern=r"^block[1-9]\d{0,5}\.\.block[1-9]\d{0,5}$")]
 RESERVED = frozenset(("command", "error", "git_clean", "journal", "kept_stage", "kind", "note", "question", "stages"))
-Unfreeze = Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Literal["all"] | Blocks  # units, everything, or blocks
+Depth = Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Literal["all"] | Blocks  # units, everything, or blocks
+Unfreeze = Depth | BlockRange
 
 
 class Section(BaseModel):
@@ -252,7 +254,7 @@ class Stage(Section):
     learning_rate: float = Field(default=1e-3, ge=1e-30, le=1000)  # in float32
     patience: Count | None = None
     fraction: Percent | None = None
-    unfreeze: Unfreeze | None = None
+    unfreeze: Depth | None = None
 
 
 class Training(Section):
@@ -356,9 +358,11 @@ class Config(Section):
     tracking: Tracking = Tracking()
     fraction: Percent = 100.0
     unfreeze: Unfreeze = 0
+    reinit: Literal[0] | Blocks = 0
     seed: int = Field(default=0, ge=0, lt=2**31)
     threads: int | None = Field(default=None, ge=1, le=1024)
     rerun: bool = False
+    find_rate: bool = False
     question: str | None = None
 
     @model_validator(mode="after")

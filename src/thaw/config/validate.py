@@ -121,8 +121,11 @@ def _sentence(detail, values: dict) -> str:
     received = str(detail["input"])
     received = f"{received[:LONGEST]}…" if len(received) > LONGEST else received
     if key.rpartition(".")[2] == "unfreeze":
-        depths = "a number of layers from 0 up, a number of blocks such as 2blocks, or all"
+        ranges = " a range of blocks such as block2..block4," * (key == "unfreeze")
+        depths = f"a number of layers from 0 up,{ranges} a number of blocks such as 2blocks, or all"
         return f"{key}={received} is not allowed; give {depths}"
+    if key == "reinit":
+        return f"{key}={received} is not allowed; give a number of blocks such as 1block, or 0"
     if key == "schedule.warmup":
         return f"{key}={received} is not allowed; give a number of steps, or a percentage below 100 such as 10%"
     if key.endswith("fraction"):

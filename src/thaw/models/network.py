@@ -15,7 +15,7 @@ from thaw.models.cuts import Cut, cheapest, frontier, model_between
 from thaw.models.graph import ancestors, as_inputs, as_list, chain, multiply_adds, nodes, outputs
 from thaw.models.heads import build_head
 from thaw.models.kernels import fast
-from thaw.models.units import Depth
+from thaw.models.units import Depth, positions
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Network:
         return self.made["model"]
 
     def plan(self, depth: Depth) -> frozenset[str]:
-        """The paths of the variables that train with the last `depth` units unfrozen."""
+        """The paths of the variables that train at that depth."""
         layers = [*self.training_units(depth), *self.head]
         return frozenset().union(*(self.trainable[layer.name] for layer in layers))
 
@@ -66,17 +66,17 @@ class Network:
         return {path: value for layers, value in parts for layer in layers for path in self.trainable[layer.name]}
 
     def kernels(self, depth: Depth) -> dict[str, np.ndarray]:
-        """The values of the backbone's kernels that train with the last `depth` units unfrozen, by path."""
+        """The values of the backbone's kernels that train at that depth, by path."""
         variables = (each for layer in self.training_units(depth) for each in layer.trainable_variables)
         return {each.path: each.numpy() for each in variables if len(each.shape) > 1}
 
     def moving_statistics(self, depth: Depth) -> list[keras.Variable]:
-        """The variables that training the last `depth` units changes without gradients."""
+        """The variables that training at that depth changes without gradients."""
         trains = [each for each in self.training_units(depth) if isinstance(each, keras.layers.BatchNormalization)]
         return [variable for layer in trains for variable in (layer.moving_mean, layer.moving_variance)]
 
     def unfreeze(self, depth: Depth) -> None:
-        """Train the head and the last `depth` units, and nothing else.
+        """Train the head and the units of that depth, and nothing else.
 
         Each layer is set by itself: `model.trainable = True` returns early if the flag is True already and leaves its
         children frozen.
@@ -93,12 +93,11 @@ class Network:
             raise AssertionError(f"Other variables train than planned: {sorted(trains ^ self.plan(depth))}")
 
     def training_units(self, depth: Depth) -> list[keras.Layer]:
-        """The units that train: the last `depth`, without frozen batch normalization."""
+        """The units that train, without frozen batch normalization."""
         units = self.backbone.units
-        last = units if depth == "all" else units[max(0, len(units) - depth) :]
         return [
             layer
-            for layer in last
+            for layer in (units[place] for place in positions(depth, len(units)))
             if self.batch_norm == "train" or not isinstance(layer, keras.layers.BatchNormalization)
         ]
 

@@ -86,13 +86,20 @@ class Networks:
         return backbone
 
     def initialize(
-        self, backbone: Backbone, batches: Iterable[np.ndarray], store: ArrayStore | None, key: str
+        self,
+        backbone: Backbone,
+        batches: Iterable[np.ndarray],
+        store: ArrayStore | None,
+        key: str,
+        fresh: int = 0,
+        seed: int = 0,
     ) -> Backbone:
-        """As `weights.initialize`."""
+        """As `weights.initialize`; `key` identifies the examples as well."""
         kept = self._kept(backbone)
         if kept is None:
-            return initialize(backbone, batches, store, key)
-        key = key if backbone.weights == "random" else ""
+            return initialize(backbone, batches, store, key, fresh, seed)
+        is_new = backbone.weights == "random" or fresh > 0
+        own, key = key, f"{key} {fresh}" if is_new else ""
         if key in kept.initial:
             values, digest = kept.initial[key]
             for variable, value in zip(backbone.model.weights, values, strict=True):
@@ -101,8 +108,8 @@ class Networks:
             kept.trained.clear()
             return replace(backbone, digest=digest)
         backbone.model.set_weights(kept.built)
-        complete = initialize(backbone, batches, store, key)
-        values = backbone.model.get_weights() if backbone.weights == "random" else kept.built
+        complete = initialize(backbone, batches, store, own, fresh, seed)
+        values = backbone.model.get_weights() if is_new else kept.built
         kept.initial = {key: (values, complete.digest)}
         return complete
 

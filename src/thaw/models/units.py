@@ -15,7 +15,7 @@ import keras
 from thaw.errors import ThawError
 from thaw.models import graph
 
-Depth = int | Literal["all"]  # units at the end of the backbone that train
+Depth = int | Literal["all"] | tuple[int, int]  # what trains: units at the end, or those from one up to another
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,15 @@ def find_blocks(model: keras.Model) -> list[Block]:
     return blocks
 
 
+def positions(depth: Depth, count: int) -> range:
+    """The positions of the units that train, of `count`."""
+    if isinstance(depth, tuple):
+        return range(*depth)
+    return range(0 if depth == "all" else max(0, count - depth), count)
+
+
 def resolve(unfreeze: int | str, blocks: Sequence[Block], architecture: str, key: str = "unfreeze") -> Depth:
-    """The depth in units of `20`, `2blocks` or `all`.
+    """The depth in units of `20`, `2blocks`, `block2..block4` or `all`.
 
     Args:
         unfreeze: as configured.
@@ -76,6 +83,14 @@ def resolve(unfreeze: int | str, blocks: Sequence[Block], architecture: str, key
                 f"{key}={unfreeze} is beyond {architecture}, which has {count} layers; give 0 to {count} or all"
             )
         return unfreeze
+    if ".." in unfreeze:
+        first, last = (int(each.removeprefix("block")) for each in unfreeze.split(".."))
+        if not first <= last <= len(blocks):
+            raise ThawError(
+                f"{key}={unfreeze} is no range of the {len(blocks)} blocks of {architecture}; give block1..block"
+                f"{len(blocks)} or a part of it"
+            )
+        return blocks[first - 1].first, blocks[last - 1].first + blocks[last - 1].size
     number = int(unfreeze.removesuffix("s").removesuffix("block"))
     if number > len(blocks):
         raise ThawError(
@@ -83,6 +98,28 @@ def resolve(unfreeze: int | str, blocks: Sequence[Block], architecture: str, key
             f"{len(blocks)}blocks, or all"
         )
     return count - blocks[-number].first
+
+
+def fresh(reinit: int | str, depth: Depth, blocks: Sequence[Block], architecture: str) -> int:
+    """How many units at the end start anew with `reinit` as configured.
+
+    Args:
+        reinit: 0, or a number of blocks such as `1block`.
+        depth: of the stage that trains most.
+        blocks: of the backbone.
+        architecture: its name, for messages.
+
+    Raises:
+        ThawError: the backbone has fewer blocks, or some of them would stay frozen.
+    """
+    number = resolve(reinit, blocks, architecture, "reinit")
+    count = sum(block.size for block in blocks)
+    assert isinstance(number, int)
+    if not set(range(count - number, count)) <= set(positions(depth, count)):
+        raise ThawError(
+            f"reinit={reinit} starts layers anew that unfreeze leaves frozen; give unfreeze={reinit} or more"
+        )
+    return number
 
 
 def within(values: Iterable[int | str], blocks: Sequence[Block]) -> list[Depth]:
@@ -97,7 +134,11 @@ def within(values: Iterable[int | str], blocks: Sequence[Block]) -> list[Depth]:
 def describe(depth: Depth, blocks: Sequence[Block]) -> dict[str, object]:
     """What is recorded of a depth: units, whole blocks, and the block that the boundary falls into."""
     count = sum(block.size for block in blocks)
-    units = count if depth == "all" else depth
+    if isinstance(depth, tuple):
+        inside = [block for block in blocks if depth[0] <= block.first < depth[1]]
+        names = f"{inside[0].name} to {inside[-1].name}"
+        return {"unfrozen.layers": depth[1] - depth[0], "unfrozen.blocks": len(inside), "unfrozen.boundary": names}
+    units = len(positions(depth, count))
     start = count - units
     whole = sum(block.first >= start for block in blocks)
     boundary = "the head"

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,12 @@ from thaw.models.backbone import Backbone
 
 
 def initialize(
-    backbone: Backbone, batches: Iterable[np.ndarray], store: ArrayStore | None = None, key: str = ""
+    backbone: Backbone,
+    batches: Iterable[np.ndarray],
+    store: ArrayStore | None = None,
+    key: str = "",
+    fresh: int = 0,
+    seed: int = 0,
 ) -> Backbone:
     """Complete the initial weights of a backbone, and compute their digest.
 
@@ -26,13 +31,26 @@ def initialize(
             statistics; unused otherwise.
         store: keeps random weights with their statistics, which take many passes over the examples.
         key: what they depend on there.
+        fresh: how many units at the end start anew, unless all have random weights.
+        seed: of theirs.
     """
     if backbone.weights == "random":
         examples = (backbone.preprocess(batch.copy()) for batch in batches)
         if store is None or not _stored(backbone.model, examples, store, key):
             # If the disk was full, they are measured already, and no examples are left: this changes nothing.
             set_batch_norm_statistics(backbone.model, examples)
+    elif fresh:
+        _start_anew(backbone, batches, fresh, seed)
     return replace(backbone, digest=weights_digest(backbone.model))
+
+
+def _start_anew(backbone: Backbone, batches: Iterable[np.ndarray], fresh: int, seed: int) -> None:
+    """Give the last units random weights, with batch-norm statistics measured behind the pretrained ones."""
+    keras.utils.set_random_seed(seed)
+    others, units = keras.models.clone_model(backbone.model), list(backbone.units)[-fresh:]
+    for layer in units:
+        layer.set_weights(others.get_layer(layer.name).get_weights())
+    set_batch_norm_statistics(backbone.model, (backbone.preprocess(batch.copy()) for batch in batches), units)
 
 
 def _stored(model: keras.Model, batches: Iterable[np.ndarray], store: ArrayStore, key: str) -> bool:
@@ -86,20 +104,34 @@ def read_file(model: keras.Model, path: str | None) -> None:
         ) from error
 
 
-def set_batch_norm_statistics(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
-    """Set the moving statistics of every batch normalization to their mean over `batches`."""
-    normalizations = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+def set_batch_norm_statistics(
+    model: keras.Model, batches: Iterable[np.ndarray], among: Sequence[keras.layers.Layer] | None = None
+) -> None:
+    """Set the moving statistics of batch normalization to their mean over `batches`.
+
+    Args:
+        model: changed in place.
+        batches: of its inputs.
+        among: the layers whose statistics are set; None: all. Others normalize by those they have.
+    """
+    every = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    normalizations = every if among is None else [layer for layer in every if any(layer is each for each in among)]
+    others = [layer for layer in every if not any(layer is each for each in normalizations)]
     dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     if not normalizations:
         return
     momenta, rates = [layer.momentum for layer in normalizations], [layer.rate for layer in dropouts]
     for layer in dropouts:
         layer.rate = 0.0
+    for layer in others:
+        layer.trainable = False  # inference mode
     for number, batch in enumerate(progress.counted(batches, "batch-norm statistics", None, "batches")):
         for layer in normalizations:
             layer.momentum = number / (number + 1)  # makes the moving average a plain mean
         model(batch, training=True)
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.momentum = momentum
+    for layer in others:
+        layer.trainable = True
     for layer, rate in zip(dropouts, rates, strict=True):
         layer.rate = rate

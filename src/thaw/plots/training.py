@@ -1,6 +1,6 @@
 """Figures of one run: its learning curves, and its confusion matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,25 @@ def draw_run(
         matrix[truth, guess] = count
     save(learning_curves(history, boundaries, kept), folder / "learning_curves.png")
     save(confusion_matrix(matrix, classes), folder / "confusion_matrix.png")
+
+
+def rate_curves(found: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> Figure:
+    """Loss against the learning rate, for each stage beside the others.
+
+    Args:
+        found: rates, smoothed losses and the proposed rate, by stage.
+    """
+    with plt.rc_context(STYLE):
+        drawn, axes = plt.subplots(
+            1, len(found), figsize=(len(found) * WIDTH, HEIGHT + 0.3), layout="constrained", squeeze=False
+        )
+        for axis, (name, (rates, losses, proposed)) in zip(axes[0], found.items(), strict=True):
+            axis.plot(rates, losses, color=BLUE, label="smoothed loss")
+            axis.axvline(proposed, color=ORANGE, linestyle="--", label=f"proposed: {proposed:.2g}")
+            axis.set(xscale="log", title=name, xlabel="Learning rate", ylabel="Cross-entropy (nats)")
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.legend(frameon=False)
+    return drawn
 
 
 def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[int], kept: int) -> Figure:

@@ -32,6 +32,7 @@ class Outcome:
         place: its folder in the store, which has its journal.
         error: why it failed.
         note: what a person should know of the result, such as that fine-tuning did not help.
+        proposed: the learning rates that a run with `find_rate=true` proposes, as overrides.
         reused: what an earlier command had already trained: the run, a stage, some epochs; None: nothing.
     """
 
@@ -46,6 +47,7 @@ class Outcome:
     error: str | None = None
     note: str | None = None
     reused: str | None = None
+    proposed: str | None = None
 
     def write(self, folder: Path) -> None:
         """Write it to the run's folder of the launch."""
@@ -75,6 +77,8 @@ class Outcome:
         """One line for a terminal."""
         if self.status != "FINISHED":
             return f"✗ {label} · {self.status.lower()}" + (f": {self.error}" if self.error else "")
+        if self.proposed:
+            return f"✓ {label} · {self.proposed} · {duration(self.wall_seconds or 0)}"
         words = [
             f"✓ {label}",
             f"validation {self.val_accuracy or 0:.3f}",

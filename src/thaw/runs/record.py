@@ -52,17 +52,18 @@ GROUPS = (
 )
 
 
-def opening(context: Context, uri: str, experiment: str, began: float, root: Path) -> dict:
+def opening(context: Context, uri: str, experiment: str, kind: str, began: float, root: Path) -> dict:
     """The first line of a run's journal.
 
     Args:
         context: of the run.
         uri: of the tracking store, without credentials.
         experiment: in MLflow.
+        kind: run, or rates for the learning-rate finder.
         began: when the run began, of `time.perf_counter`.
         root: of the checkout.
     """
-    tags = {COMMAND: context.command, KIND: "run"}
+    tags = {COMMAND: context.command, KIND: kind}
     if state := provenance.git_state(root):
         tags |= {COMMIT: state[0], CLEAN: str(state[1]).lower()}
     parent = context.sweep.name if context.sweep else None
@@ -228,6 +229,9 @@ def _depth_in_words(unfreeze: schema.Unfreeze) -> str:
         return "only the head trains"
     if unfreeze == "all":
         return "everything trains"
+    if ".." in str(unfreeze):
+        first, last = str(unfreeze).replace("block", "").split("..")
+        return f"blocks {first} to {last} of the backbone train as well"
     number, is_blocks, _ = str(unfreeze).partition("block")
     what = f"{'block' if is_blocks else 'layer'}{'s' * (number != '1')}"
     return f"the last {number} {what} of the backbone train{'s' * (number == '1')} as well"

@@ -5,16 +5,28 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thaw import progress, runtime
 from thaw.config.schema import Config
-from thaw.data.dataset import load_dataset
+from thaw.data.dataset import Dataset, load_dataset
 from thaw.data.splits import class_weights, fraction
 from thaw.locks import locked
 from thaw.runs import signature
 from thaw.runs.context import Context
 from thaw.runs.outcome import ANOTHER_PROCESS, Outcome, find_finished
 from thaw.workspace import ROOT, Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import tensorflow as tf
+
+    from thaw.models.cuts import Cut
+    from thaw.models.network import Network
+    from thaw.runs.results import Results
+    from thaw.training.checkpoints import StageResult
+    from thaw.training.stages import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +72,16 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.models.reuse import Networks
     from thaw.runs import record as recording
     from thaw.runs.progress import EpochProgress
-    from thaw.runs.results import Results, record_results
+    from thaw.runs.proposals import record_proposals
+    from thaw.runs.results import record_results
     from thaw.tracking import delivery, journal
     from thaw.training.batches import Views, sample_examples
-    from thaw.training.evaluation import evaluate
     from thaw.training.features import FeatureCache
     from thaw.training.fit import Batches, fit_stage
     from thaw.training.memory import check_memory
     from thaw.training.optimizers import check_devices
-    from thaw.training.stages import plan_stages, selected_stage, steps_per_epoch
+    from thaw.training.rate_finder import find_rates
+    from thaw.training.stages import plan_stages, steps_per_epoch
 
     check_devices(config.optimizer, devices.count)
     report.phase(f"loading {config.backbone.name}")
@@ -80,7 +93,8 @@ def train(config: Config, context: Context) -> Outcome:
         delivery.forget_deleted(place, store)
         if finished := Outcome.of(place, context.name, choices, ANOTHER_PROCESS):
             return finished
-        opening = recording.opening(context, store.name, config.experiment, began, ROOT)
+        kind = "rates" if config.find_rate else "run"
+        opening = recording.opening(context, store.name, config.experiment, kind, began, ROOT)
         with context.sending(place, store), journal.Record(place, **opening) as record, runtime.interrupts():
             report.phase("building the network")
             sections = {name: config.training.section(name) for name in config.training.stages}
@@ -101,8 +115,9 @@ def train(config: Config, context: Context) -> Outcome:
             stored = ArrayStore(workspace.activations, config.activations.max_gigabytes)
             key = signature.of_initial_weights(config.backbone, modality, config.seed, first, config.training.precision)
             backbone = networks.initialize(
-                backbone, sample_examples(first, modality), stored if config.activations.keep else None, key
-            )
+                backbone, sample_examples(first, modality), stored if config.activations.keep else None, key,
+                units.fresh(config.reinit, stages[-1].depth, backbone.blocks, backbone.name), config.seed,
+            )  # fmt: skip
             network = networks.network(backbone, config.head, classes, modality, stages[-1].depth, config.seed)
             initial = network.kernels(stages[-1].depth) if config.regularisation.towards == "initial" else {}
             about = recording.describe_run(record, config, context, network, stages)
@@ -117,7 +132,8 @@ def train(config: Config, context: Context) -> Outcome:
             settings = signature.stage_settings(
                 config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices.key
             )
-            results, weights, signed, first_step, size = {}, {}, "", 0, config.training.batch_size
+            results, weights, proposals, signed, first_step = {}, {}, {}, "", 0
+            size = config.training.batch_size
             for stage in stages:
                 report.phase(stage.name)
                 cut, images, seed = network.cut(stage.depth), training[stage.name], (config.seed, stage.number)
@@ -135,29 +151,62 @@ def train(config: Config, context: Context) -> Outcome:
                 callbacks = [recording.EpochRecorder(record, stage), epochs, *curves]
                 state = context.stage_folder(workspace, signed, place, config.rerun)
                 on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")
+                if config.find_rate:
+                    with cache:
+                        proposals[stage.name] = find_rates(stage, network, cut, batches, config.seed, initial)
+                    if stage is stages[-1]:
+                        break  # the stages before are trained, as the rate of the next one depends on them
                 with cache, locked(state, on_wait):
                     results[stage.name] = fit_stage(
                         stage, network, cut, batches, config.seed, initial, state, callbacks, place.name
                     )
                 recording.record_reuse(record, stage, results[stage.name])
-                weights[stage.name] = network.model.get_weights() if stage is not stages[-1] else None
+                if stage is not stages[-1]:
+                    weights[stage.name] = network.model.get_weights()
 
-            # Evaluate: the only look at the test split, with the weights that validation selects ======================
-            report.phase("evaluating")
-            selected = next(each for each in stages if each.name == selected_stage(results, config.training.evaluate))
-            if selected is not stages[-1]:
-                network.model.set_weights(weights[selected.name])
-                network.unfreeze(selected.depth)  # the recorded model says what trained, as `predict.py` has to know
-            cut = network.cut(selected.depth)
-            with cache:
-                test = cache.evaluation_batches(cut, dataset.test, size)
-                evaluation = evaluate(cut.tail, test, dataset.test, dataset.class_names)
-
-            # Record ===================================================================================================
-            report.phase("recording")
-            outcome = Results(stages, results, selected, evaluation)
-            record_results(record, config.tracking, network, training, outcome, about, began)
+            # Evaluate and record ======================================================================================
+            if config.find_rate:
+                record_proposals(record, proposals, about, began)
+            else:
+                report.phase("evaluating")
+                with cache:
+                    tested = partial(cache.evaluation_batches, split=dataset.test, batch_size=size)
+                    outcome = _tested(stages, results, weights, config.training.evaluate, network, tested, dataset)
+                report.phase("recording")
+                record_results(record, config.tracking, network, training, outcome, about, began)
         report.phase("sending to MLflow")
     finished = Outcome.of(place, context.name, choices, ", ".join(epochs.reused) or None)
     assert finished is not None
     return finished
+
+
+def _tested(
+    stages: "list[Stage]",
+    results: "dict[str, StageResult]",
+    weights: dict[str, list],
+    by: str,
+    network: "Network",
+    batches: "Callable[[Cut], tf.data.Dataset]",
+    dataset: Dataset,
+) -> "Results":
+    """The only look at the test split, with the weights that validation selects; the network has them then.
+
+    Args:
+        stages: of the run.
+        results: of each, by name.
+        weights: of the network after each but the last.
+        by: as `training.evaluate`.
+        network: as the last stage left it.
+        batches: of the test split, by the cut.
+        dataset: has the test split.
+    """
+    from thaw.runs.results import Results
+    from thaw.training.evaluation import evaluate
+    from thaw.training.stages import selected_stage
+
+    selected = next(each for each in stages if each.name == selected_stage(results, by))
+    if selected is not stages[-1]:
+        network.model.set_weights(weights[selected.name])
+        network.unfreeze(selected.depth)  # the recorded model says what trained, as `predict.py` has to know
+    cut = network.cut(selected.depth)
+    return Results(stages, results, selected, evaluate(cut.tail, batches(cut), dataset.test, dataset.class_names))

@@ -2,7 +2,7 @@
 
 # Tags of runs and sweeps
 NOTE = "mlflow.note.content"  # the description, shown as Markdown
-KIND = "thaw.kind"  # run or sweep
+KIND = "thaw.kind"  # run, rates (of the learning-rate finder) or sweep
 COMMAND = "thaw.command"  # that reproduces it
 QUESTION = "thaw.question"  # of a sweep
 STAGES = "thaw.stages"  # the names of a run's stages, in order; each has a tag `thaw.NAME` with its signature

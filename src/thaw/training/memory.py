@@ -12,6 +12,7 @@ from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
 from thaw.models.backbone import Backbone
 from thaw.models.graph import output_values
+from thaw.models.units import positions
 from thaw.training.features import frozen_batch
 from thaw.training.stages import Stage
 
@@ -79,8 +80,7 @@ def estimate(
         "outputs of layers": rows * 2 * max(map(output_values, units)) * computed,  # input and output of one
     }
     for stage in stages:
-        depth = len(units) if stage.depth == "all" else min(stage.depth, len(units))
-        trained = units[len(units) - depth :]
+        trained = [units[place] for place in positions(stage.depth, len(units))]
         weights = sum(math.prod(weight.shape) for layer in trained for weight in layer.trainable_weights) * FLOAT
         kept = batch * sum(output_values(layer) for layer in trained if layer.weights) * computed  # for backpropagation
         optimizer = stage.optimizer

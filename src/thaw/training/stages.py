@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from thaw.config import schema
+from thaw.errors import ThawError
 from thaw.models.backbone import Backbone
 from thaw.models.units import Depth, resolve
 from thaw.training.checkpoints import StageResult
@@ -17,7 +18,7 @@ class Stage:
     Attributes:
         name: as in `training.stages`.
         number: its position in `training.stages`, from 0.
-        depth: how many units at the end of the backbone train.
+        depth: which units of the backbone train.
         first_epoch: the number of its first epoch.
         count: how many epochs it has, unless it stops early; they count on from stage to stage.
         settings: epochs, learning rate and so on.
@@ -76,6 +77,11 @@ def plan_stages(
         wanted = limit
         if settings.unfreeze is not None:
             wanted = resolve(settings.unfreeze, blocks, architecture, f"training.{name}.unfreeze")
+            if isinstance(limit, tuple) and wanted != 0:
+                raise ThawError(
+                    f"unfreeze={unfreeze} trains a range of blocks, and training.{name}.unfreeze={settings.unfreeze} "
+                    "those at the end; leave one of them out"
+                )
         depth = min(wanted, limit, key=_units)
         is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
         before = stages[-1].depth if stages else 0
@@ -99,6 +105,8 @@ def steps_per_epoch(examples: int, batch_size: int, optimizer: schema.Optimizer)
 
 
 def _units(depth: Depth) -> float:
+    if isinstance(depth, tuple):
+        return depth[1] - depth[0]
     return math.inf if depth == "all" else depth
 
 
