@@ -2,6 +2,8 @@
 
 import pytest
 from conftest import ROOT, TINY
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as some
 
 GROUPS = sorted(path.name for path in (ROOT / "conf").iterdir() if path.is_dir())
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
@@ -24,12 +26,14 @@ def test_the_groups_are_those_of_the_design():
         "backbone",
         "dataset",
         "debug",
+        "finish",
         "head",
         "hydra",
         "loss",
         "optimizer",
         "recipe",
         "regularisation",
+        "resolution",
         "schedule",
         "tracking",
         "training",
@@ -81,3 +85,45 @@ def test_every_experiment_composes_and_says_what_it_is(composed, path):
     for line, word in zip(head, ("Question:", "Command:", "Time:", "Result:"), strict=True):
         assert line.startswith(f"# {word}")
     assert f"experiment={name}" in head[1]
+
+
+CHOICES = {  # what is combined at random: groups with their options, and keys with values from all over their ranges
+    **{
+        group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+        for group in ("recipe", "augmentation", "loss", "regularisation", "optimizer", "schedule", "training", "finish")
+    },
+    "unfreeze": ["0", "3", "1block", "block1..block2", "all"],
+    "reinit": ["0", "1block"],
+    "head": ["linear", "dense128", "flatten512"],
+    "fraction": ["100", "60"],
+    "optimizer.ema": ["null", "0.9"],
+    "optimizer.accumulate": ["1", "3"],
+    "optimizer.clip_norm": ["null", "0.5"],
+    "optimizer.layer_decay": ["1.0", "0.7"],
+    "+optimizer.momentum": ["0.0", "0.9"],
+    "schedule.warmup": ["0", "20%", "3"],
+    "loss.label_smoothing": ["0.0", "0.2"],
+    "training.class_weights": ["null", "balanced"],
+    "training.sampling": ["null", "balanced"],
+    "training.evaluate": ["best", "last"],
+    "augmentation.views": ["null", "1"],
+    "activations": ["disk", "off"],
+    "find_rate": ["false", "true"],
+}
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(some.dictionaries(some.sampled_from(sorted(CHOICES)), some.integers(0, 30), min_size=3, max_size=9))
+def test_any_combination_trains_or_is_refused_in_one_sentence(command, drawn):
+    chosen = [f"{key}={CHOICES[key][place % len(CHOICES[key])]}" for key, place in drawn.items()]
+    short = ["training.head.epochs=1", "training.finetune.epochs=1", "training.finetune.steps=null", "rerun=true"]
+    status, out, err = command(*TINY, *short, *chosen)
+    event("trained" if status == 0 else "refused")
+    if status == 0:
+        assert " · test " in out or "training." in out, chosen
+    else:
+        assert len(err.strip().splitlines()) == 1, (chosen, err)
+        assert "Traceback" not in err
+        named = {key.removeprefix("+") for key in drawn}
+        assert sum(any(part in err for part in (key, key.rpartition(".")[2])) for key in named) >= 1, (chosen, err)

@@ -2,23 +2,33 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from networks import DROPOUT, FLIP, build, created, images, planned, stage_settings
+from networks import DROPOUT, FLIP, build, created, images, planned, policy, stage_settings
 
 from thaw import files
 from thaw.config import schema
 from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
-from thaw.training.batches import evaluation_batches, training_batches
+from thaw.training.batches import Views, evaluation_batches, training_batches
 from thaw.training.checkpoints import StageResult
 from thaw.training.fit import Batches, fit_stage
 from thaw.training.stages import Stage, selected_stage
 
 
-def train(path, net=None, which=("head", 0, 0, 0), callbacks=(), evaluate="best", run="a", options=None, **changes):
+def train(
+    path,
+    net=None,
+    which=("head", 0, 0, 0),
+    callbacks=(),
+    evaluate="best",
+    run="a",
+    options=None,
+    views=FLIP,
+    **changes,
+):
     net = net or build(depth=3, head=DROPOUT)
     stage = Stage(*which, changes.get("epochs", 2), stage_settings(**changes), evaluate, **options or {})
     batches = Batches(
-        lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, stage.number), FLIP),
+        lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, stage.number), views),
         lambda: evaluation_batches(images(10, 1), Images(32), 8),
         len(images()),
         8,
@@ -133,15 +143,26 @@ class Die(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("moment", "optimizer", "schedule"),
+    ("moment", "optimizer", "schedule", "augmentation"),
     [
-        pytest.param("begin", {"name": "adam"}, "constant", marks=pytest.mark.slow),
-        ("batch", {"name": "sgd", "momentum": 0.9}, "one_cycle"),
-        ("end", {"name": "adamw", "weight_decay": 0.1, "ema": 0.9, "accumulate": 2, "layer_decay": 0.5}, "cosine"),
+        pytest.param("begin", {"name": "adam"}, "constant", "light", marks=pytest.mark.slow),
+        ("batch", {"name": "sgd", "momentum": 0.9}, "one_cycle", "mixup"),
+        (
+            "end",
+            {"name": "adamw", "weight_decay": 0.1, "ema": 0.9, "accumulate": 2, "layer_decay": 0.5},
+            "cosine",
+            "strong",
+        ),
+        pytest.param(
+            "batch", {"name": "lion", "ema": 0.5, "clip_norm": 1.0}, "linear", "cutmix", marks=pytest.mark.slow
+        ),
     ],
 )
-def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(tmp_path, moment, optimizer, schedule):
-    plan = {"which": ("finetune", 1, 3, 2), "epochs": 4, "learning_rate": 3e-3}
+def test_a_stage_that_was_killed_goes_on_as_if_nothing_had_happened(
+    tmp_path, moment, optimizer, schedule, augmentation
+):
+    plan = {"views": Views(policy(augmentation), 0, None, 3)}
+    plan |= {"which": ("finetune", 1, 3, 2), "epochs": 4, "learning_rate": 3e-3}
     plan["options"] = {
         "optimizer": schema.Optimizer(**optimizer),
         "schedule": schema.Schedule(name=schedule, warmup="25%"),

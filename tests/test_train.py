@@ -499,8 +499,8 @@ def test_a_refused_value_names_the_key_and_no_run(command):
     status, out, err = command(*TINY, "unfreeze=-1")
     assert (status, err) == (
         1,
-        "unfreeze=-1 is not allowed; give a number of layers from 0 up, a range of blocks such as block2..block4, a number "
-        "of blocks such as 2blocks, or all\n",
+        "unfreeze=-1 is not allowed; give a number of layers from 0 up, a range of blocks such as block2..block4, a "
+        "number of blocks such as 2blocks, or all\n",
     )
     assert "✗" not in out
 

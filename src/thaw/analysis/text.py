@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thaw.analysis.comparison import Comparison
+from thaw.analysis.variants import LATER
 from thaw.durations import duration
 from thaw.tracking.names import SHORT, SIZE, VALIDATION
 
@@ -95,9 +96,13 @@ def sentences(found: Comparison) -> list[str]:
 
 
 def common(found: Comparison) -> str:
-    """The choices that all runs have in common."""
+    """The choices that all runs have in common, but the defaults of recipe, loss, optimizer and so on."""
     values = {key: {run.params.get(key) for run in found.runs} for key in SHORT}
-    same = [f"{key} {each.pop()}" for key, each in values.items() if len(each) == 1 and None not in each]
+    same = [
+        f"{key} {each.pop()}"
+        for key, each in values.items()
+        if len(each) == 1 and None not in each and each != {LATER.get(key)}
+    ]
     return f"The same in all runs: {', '.join(same)}." if same else ""
 
 

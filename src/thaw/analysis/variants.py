@@ -18,8 +18,8 @@ NOT_COMPARED = (
     "seed", "dataset.fold", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri",
     "tracking.experiment", "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
 )  # fmt: skip
-GROUPS = ("loss", "regularisation", "optimizer", "schedule")  # that came after the first recorded runs
-LATER = {"recipe": "notebook", **{group: getattr(Config(), group).name for group in GROUPS}}
+GROUPS = ("loss", "regularisation", "optimizer", "schedule", "resolution")  # that came after the first recorded runs
+LATER = {"recipe": "notebook", "finish": "none", **{group: getattr(Config(), group).name for group in GROUPS}}
 LATER |= {
     f"{group}.{key}": str(value)
     for group in ("augmentation", *GROUPS)
@@ -29,7 +29,7 @@ LATER |= {
 }
 Key = tuple[str, str, str]  # a run's seed, its fold if any, and the hash of its splits
 SHARES = ("accuracy", "f1")  # metrics in [0, 1]
-LOWER_IS_BETTER = ("loss", "seconds", "parameters")
+LOWER_IS_BETTER = ("loss", "error", "seconds", "parameters")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def group_runs(runs: list[Run], varied: list[str], order_by: str, metric: str) -
 
 def named(values: dict[str, str]) -> str:
     """Choices in few words: options of config groups stand alone, other values have their key."""
-    words = [value if key in SHORT and not _is_number(value) else f"{key}={value}" for key, value in values.items()]
+    words = (
+        value if key in SHORT and not _is_number(value) else f"{key}={value or 'null'}" for key, value in values.items()
+    )
     return " ".join(words)
 
 

@@ -154,6 +154,33 @@ class Head(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
+class Finish(Section):
+    """What is tried on trained weights without another training; what validation accepts is a run of its own.
+
+    `views`: the mean over so many views of an image; `temperature`: probabilities at the temperature that suits
+    validation; `wise_ft`: weights between the first stage's and the fine-tuned ones.
+    """
+
+    name: Name = "none"
+    views: int = Field(default=0, ge=0, le=1000)
+    temperature: bool = False
+    wise_ft: bool = False
+
+
+class Resolution(Section):
+    """The sizes that stages train at, as shares of the size that is tested: the last stage at the last share and so on.
+
+    Stages before those of the list have its first share.
+    """
+
+    name: Name = "same"
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[1.0], min_length=1, max_length=100)
+
+    def share(self, place: int, count: int) -> float:
+        """Of the stage at a place, from 0, of a run with so many."""
+        return self.shares[max(0, len(self.shares) - count + place)]
+
+
 class Schedule(Section):
     """The shape of the learning rate within a stage, as a share of the stage's `learning_rate`.
 
@@ -354,6 +381,8 @@ class Config(Section):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     training: Training = Training.model_validate({})
+    resolution: Resolution = Resolution()
+    finish: Finish = Finish()
     activations: Activations = Activations()
     tracking: Tracking = Tracking()
     fraction: Percent = 100.0
@@ -371,6 +400,11 @@ class Config(Section):
             raise ValueError(
                 f"{self.backbone.name} needs images of {self.backbone.smallest_size} px or more, received "
                 f"dataset.image_size={self.image_size}; set dataset.image_size={self.backbone.smallest_size} or larger"
+            )
+        if self.head.pooling == "flatten" and min(self.resolution.shares) < 1:
+            raise ValueError(
+                f"resolution={self.resolution.name} trains at several sizes, and head.pooling=flatten takes one; give "
+                "head.pooling=avg or resolution=same"
             )
         sections = [self.training.section(name) for name in self.training.stages]
         if not any((each.epochs or each.steps) and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):

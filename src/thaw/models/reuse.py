@@ -132,5 +132,34 @@ class Networks:
         kept.trained |= network.plan(deepest)
         return replace(network, backbone=backbone)
 
+    def resized(
+        self,
+        network: Network,
+        modality: Images,
+        settings: schema.Backbone,
+        weights: schema.Weights,
+        head: schema.Head,
+        deepest: Depth,
+        seed: int,
+    ) -> Network:
+        """A network as it is, for examples of another size.
+
+        Args:
+            network: with its initial weights.
+            modality: of the examples.
+            settings: which network.
+            weights: which weights.
+            head: of the network.
+            deepest: as for `build_network`.
+            seed: of the head's initial weights and dropout.
+        """
+        backbone = self.backbone(settings, weights, modality, seed, deepest == "all")
+        backbone.model.set_weights(network.backbone.model.get_weights())
+        if kept := self._kept(backbone):
+            kept.initial.clear()  # they are set in full by the next run that starts from them
+        classes = network.head[-1].units
+        backbone = replace(backbone, digest=network.backbone.digest)
+        return self.network(backbone, head, classes, modality, deepest, seed)
+
     def _kept(self, backbone: Backbone) -> _Kept | None:
         return next((each for each in self.kept.values() if each.backbone.model is backbone.model), None)

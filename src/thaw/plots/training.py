@@ -85,6 +85,24 @@ def learning_curves(history: Sequence[dict[str, float]], boundaries: Sequence[in
         return drawn
 
 
+def reliability(found: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
+    """Accuracy against predicted probability, where the diagonal is perfect calibration.
+
+    Args:
+        found: mean probability and accuracy of each bin, and the calibration error, by what they are of.
+    """
+    with plt.rc_context(STYLE):
+        drawn, axis = figure(WIDTH, HEIGHT + 0.5)
+        axis.plot([0, 1], [0, 1], color=GRAY, linestyle=":")
+        for (name, (confidence, accuracy, error)), line, color in zip(
+            found.items(), ("o-", "s--"), (BLUE, ORANGE), strict=False
+        ):
+            axis.plot(confidence, accuracy, line, color=color, label=f"{name}: calibration error {error:.3f}")
+        axis.set(xlabel="Mean predicted probability", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
+        legend_below(drawn, axis)
+        return drawn
+
+
 def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str], title: str = "") -> Figure:
     """How often each true class (row) was taken for each class (column); colors are proportions of a row.
 

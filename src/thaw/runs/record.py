@@ -48,6 +48,7 @@ GROUPS = (
     "regularisation",
     "optimizer",
     "schedule",
+    "resolution",
     "training",
 )
 
@@ -74,8 +75,12 @@ def opening(context: Context, uri: str, experiment: str, kind: str, began: float
     }  # fmt: skip
 
 
-def describe_run(record: Record, config: Config, context: Context, network: Network, stages: list[Stage]) -> str:
+def describe_run(
+    record: Record, config: Config, context: Context, network: Network, stages: list[Stage], finish: str = "none"
+) -> str:
     """Record what is trained: choices as short parameters, then every key of the configuration.
+
+    `finish` is what was done to trained weights.
 
     Returns:
         The description of the run as Markdown.
@@ -95,6 +100,7 @@ def describe_run(record: Record, config: Config, context: Context, network: Netw
         "weights": network.backbone.weights,
         "fraction": f"{config.fraction:g}",
         "unfreeze": config.unfreeze,
+        "finish": finish,
         "seed": config.seed,
     }
     derived = {
@@ -213,6 +219,16 @@ class RateCurve(keras.callbacks.Callback):
 def record_stage(record: Record, stages: list[Stage], stage: Stage, signature: str) -> None:
     """Record the signature of a stage that begins."""
     record.tags({STAGES: " ".join(each.name for each in stages), stage_tag(stage.name): signature})
+
+
+def repeat_stages(
+    record: Record, stages: list[Stage], signatures: dict[str, str], results: dict[str, StageResult]
+) -> None:
+    """Record the stages and epochs of a run with another one that uses its weights."""
+    for stage in stages:
+        record_stage(record, stages, stage, signatures[stage.name])
+        for epoch, metrics in zip(stage.epochs, results[stage.name].history, strict=False):
+            EpochRecorder(record, stage).on_epoch_end(epoch, metrics)
 
 
 def record_reuse(record: Record, stage: Stage, result: StageResult) -> None:

@@ -36,12 +36,14 @@ class Results:
         by_stage: the result of each, by name.
         selected: the stage whose weights were tested.
         evaluation: of the test split.
+        validation: its metrics, if they are not those of the selected epoch.
     """
 
     stages: list[Stage]
     by_stage: dict[str, StageResult]
     selected: Stage
     evaluation: Evaluation
+    validation: dict[str, float] | None = None
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -63,6 +65,12 @@ class Results:
     def selected_metrics(self) -> dict[str, float]:
         """The metrics of the epoch whose weights were tested."""
         return self.selected_result.history[self.selected_result.selected_epoch]
+
+    @property
+    def validated(self) -> dict[str, float]:
+        """Loss and accuracy on the validation split of what was tested."""
+        own = {"loss": self.selected_metrics["val_loss"], "accuracy": self.selected_metrics["val_accuracy"]}
+        return self.validation or own
 
     @property
     def selected_place(self) -> int:
@@ -108,9 +116,9 @@ def record_results(
         about: its description as Markdown.
         began: when the run began, of `time.perf_counter`.
     """
-    evaluation, selected = results.evaluation, results.selected_metrics
+    evaluation, validated = results.evaluation, results.validated
     test = evaluation.metrics()
-    accuracies = {VALIDATION: round(selected["val_accuracy"], DIGITS), TEST: round(test["accuracy"], DIGITS)}
+    accuracies = {VALIDATION: round(validated["accuracy"], DIGITS), TEST: round(test["accuracy"], DIGITS)}
     _record_tables(record, results)
     if tracking.model:
         save_model(network, results.selected.depth, len(evaluation.class_names), record.model_folder)
@@ -118,7 +126,7 @@ def record_results(
     # TensorBoard's files have new names after a kill, so they are sent last.
     record.artifacts(record.files)
     record.artifacts(record.tensorboard, record.tensorboard.name)
-    lines = [_scores(evaluation, selected["val_accuracy"]), *([f"{results.remark}."] if results.remark else []), about]
+    lines = [_scores(evaluation, validated["accuracy"]), *([f"{results.remark}."] if results.remark else []), about]
     record.tags({NOTE: "\n\n".join(lines), KEPT_STAGE: results.selected.name})
     if results.remark:
         record.tags({REMARK: results.remark})
@@ -126,7 +134,7 @@ def record_results(
     record.metrics(
         {
             **{f"test_{name}": value for name, value in test.items()},
-            "kept_val_loss": selected["val_loss"],
+            "kept_val_loss": validated["loss"],
             **accuracies,
             "kept_epoch": results.selected.first_epoch + results.selected_result.selected_epoch,
             "wall_seconds": wall_seconds,

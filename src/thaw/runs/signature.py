@@ -35,6 +35,8 @@ IRRELEVANT: dict = {
     "weights": {"path"},
     "augmentation": {"name"},
     "regularisation": {"name"},
+    "resolution": {"name"},
+    "finish": {"name"},
     "activations": {"keep", "max_gigabytes"},
     "training": {"strategy"},
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from thaw import progress, runtime
 from thaw.config.schema import Config
 from thaw.data.dataset import Dataset, load_dataset
-from thaw.data.splits import class_weights, fraction
+from thaw.data.splits import Split, class_weights, fraction
 from thaw.locks import locked
 from thaw.runs import signature
 from thaw.runs.context import Context
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     import tensorflow as tf
 
-    from thaw.models.cuts import Cut
     from thaw.models.network import Network
     from thaw.runs.results import Results
     from thaw.training.checkpoints import StageResult
+    from thaw.training.evaluation import Evaluation
     from thaw.training.stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.models import units
     from thaw.models.reuse import Networks
     from thaw.runs import record as recording
+    from thaw.runs.finishing import finishes, record_finish
     from thaw.runs.progress import EpochProgress
     from thaw.runs.proposals import record_proposals
     from thaw.runs.results import record_results
@@ -122,22 +123,37 @@ def train(config: Config, context: Context) -> Outcome:
             initial = network.kernels(stages[-1].depth) if config.regularisation.towards == "initial" else {}
             about = recording.describe_run(record, config, context, network, stages)
             recording.describe_data(record, config.dataset, config.fraction, dataset, training)
+            at, sizes = {modality: network}, []  # the network for each size, and the size of each stage
+            for number in range(len(stages)):
+                share = config.resolution.share(number, len(stages))
+                sizes.append(modality.resized(share, config.backbone.smallest_size))
+                if sizes[-1] not in at:
+                    at[sizes[-1]] = networks.resized(
+                        network, sizes[-1], config.backbone, config.weights, config.head, stages[-1].depth, config.seed
+                    )
 
             # Train the stages =========================================================================================
             epochs = EpochProgress(report, stages)
             balanced = config.training.sampling == "balanced"
             views = Views(config.augmentation, config.seed, config.augmentation.views, classes)
             depths = [*units.within(context.depths, backbone.blocks), *(stage.depth for stage in stages)]
-            cache = FeatureCache(workspace.activations, config.activations, network, depths)
+            caches = {
+                images: FeatureCache(workspace.activations, config.activations, each, depths)
+                for images, each in at.items()
+            }
             settings = signature.stage_settings(
                 config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices.key
             )
-            results, weights, proposals, signed, first_step = {}, {}, {}, "", 0
-            size = config.training.batch_size
-            for stage in stages:
+            results, weights, signatures, proposals, signed, first_step = {}, {}, {}, {}, "", 0
+            size, before = config.training.batch_size, network
+            for stage, stage_size in zip(stages, sizes, strict=True):
                 report.phase(stage.name)
-                cut, images, seed = network.cut(stage.depth), training[stage.name], (config.seed, stage.number)
-                signed = signature.of_stage(settings, stage, network, dataset, images, before=signed)
+                own, cache = at[stage_size], caches[stage_size]
+                if own is not before:
+                    own.model.set_weights(before.model.get_weights())
+                before = own
+                cut, images, seed = own.cut(stage.depth), training[stage.name], (config.seed, stage.number)
+                signed = signatures[stage.name] = signature.of_stage(settings, stage, own, dataset, images, signed)
                 recording.record_stage(record, stages, stage, signed)
                 batches = Batches(
                     partial(cache.training_batches, cut, images, size, seed, views, balanced),
@@ -153,27 +169,40 @@ def train(config: Config, context: Context) -> Outcome:
                 on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")
                 if config.find_rate:
                     with cache:
-                        proposals[stage.name] = find_rates(stage, network, cut, batches, config.seed, initial)
+                        proposals[stage.name] = find_rates(stage, own, cut, batches, config.seed, initial)
                     if stage is stages[-1]:
                         break  # the stages before are trained, as the rate of the next one depends on them
                 with cache, locked(state, on_wait):
                     results[stage.name] = fit_stage(
-                        stage, network, cut, batches, config.seed, initial, state, callbacks, place.name
+                        stage, own, cut, batches, config.seed, initial, state, callbacks, place.name
                     )
                 recording.record_reuse(record, stage, results[stage.name])
-                if stage is not stages[-1]:
-                    weights[stage.name] = network.model.get_weights()
+                if stage is not stages[-1] or own is not network:
+                    weights[stage.name] = own.model.get_weights()
 
             # Evaluate and record ======================================================================================
             if config.find_rate:
                 record_proposals(record, proposals, about, began)
             else:
                 report.phase("evaluating")
+                cache = caches[modality]
+                cached = partial(cache.evaluation_batches, batch_size=size)
                 with cache:
-                    tested = partial(cache.evaluation_batches, split=dataset.test, batch_size=size)
-                    outcome = _tested(stages, results, weights, config.training.evaluate, network, tested, dataset)
+                    outcome = _tested(
+                        stages, results, weights, config.training.evaluate, network, cached, dataset, len(at) > 1
+                    )
                 report.phase("recording")
                 record_results(record, config.tracking, network, training, outcome, about, began)
+                with cache:
+                    for each in finishes(config.finish, network, outcome, weights, cached, dataset, config.seed):
+                        beside = workspace.run(f"{context.name} {each.name}", [place.name, each.name])
+                        opening["name"] = f"{context.name} finish={each.name}"
+                        with locked(beside), context.sending(beside, store), journal.Record(beside, **opening) as kept:
+                            recording.describe_run(kept, config, context, network, stages, each.name)
+                            recording.describe_data(kept, config.dataset, config.fraction, dataset, training)
+                            recording.repeat_stages(kept, stages, signatures, results)
+                            record_finish(kept, config.tracking, network, training, each, outcome, about, began)
+                        report.announce(each.summary(outcome))
         report.phase("sending to MLflow")
     finished = Outcome.of(place, context.name, choices, ", ".join(epochs.reused) or None)
     assert finished is not None
@@ -186,27 +215,34 @@ def _tested(
     weights: dict[str, list],
     by: str,
     network: "Network",
-    batches: "Callable[[Cut], tf.data.Dataset]",
+    batches: "Callable[..., tf.data.Dataset]",
     dataset: Dataset,
+    is_resized: bool,
 ) -> "Results":
     """The only look at the test split, with the weights that validation selects; the network has them then.
 
     Args:
         stages: of the run.
         results: of each, by name.
-        weights: of the network after each but the last.
+        weights: of the network after each, perhaps but the last, which the network has.
         by: as `training.evaluate`.
         network: as the last stage left it.
-        batches: of the test split, by the cut.
+        batches: of a split, by the cut.
         dataset: has the test split.
+        is_resized: whether a stage trained at another size, so that its validation was at that size as well.
     """
     from thaw.runs.results import Results
     from thaw.training.evaluation import evaluate
     from thaw.training.stages import selected_stage
 
     selected = next(each for each in stages if each.name == selected_stage(results, by))
-    if selected is not stages[-1]:
+    if selected.name in weights:
         network.model.set_weights(weights[selected.name])
         network.unfreeze(selected.depth)  # the recorded model says what trained, as `predict.py` has to know
     cut = network.cut(selected.depth)
-    return Results(stages, results, selected, evaluate(cut.tail, batches(cut), dataset.test, dataset.class_names))
+
+    def evaluated(split: Split) -> "Evaluation":
+        return evaluate(cut.tail, batches(cut, split), split, dataset.class_names)
+
+    validation = evaluated(dataset.validation).metrics() if is_resized else None
+    return Results(stages, results, selected, evaluated(dataset.test), validation)

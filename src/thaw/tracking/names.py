@@ -30,7 +30,9 @@ SHORT = (
     "regularisation",
     "optimizer",
     "schedule",
+    "resolution",
     "training",
+    "finish",
 )
 
 # Metrics

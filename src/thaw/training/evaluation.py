@@ -12,6 +12,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from thaw.data.splits import Split
 
+BINS = 15  # of calibration
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -35,13 +37,30 @@ class Evaluation:
         return self.probabilities.argmax(axis=1)
 
     def metrics(self) -> dict[str, float]:
-        """Cross-entropy in nats, accuracy and the unweighted mean of the classes' F1, the last two in [0, 1]."""
+        """Cross-entropy in nats; accuracy, the unweighted mean of the classes' F1, and calibration error in [0, 1]."""
         of_truth = self.probabilities[np.arange(len(self.labels)), self.labels].astype(np.float64)
         return {
             "loss": float(-np.log(np.clip(of_truth, 1e-7, 1.0)).mean()),
             "accuracy": float((self.predicted == self.labels).mean()),
             "macro_f1": float(self.per_class()["f1"].mean()),
+            "calibration_error": self.calibration_error(),
         }
+
+    def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean probability, accuracy and count of the predictions in each of 15 bins of equal width that has some."""
+        confidence = self.probabilities.max(axis=1).astype(np.float64)
+        bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        counts = np.bincount(bins, minlength=BINS)
+        some = counts > 0
+        means = [
+            np.bincount(bins, each, BINS)[some] / counts[some] for each in (confidence, self.predicted == self.labels)
+        ]
+        return means[0], means[1], counts[some]
+
+    def calibration_error(self) -> float:
+        """The mean distance of probability and accuracy in [0, 1] over these bins (Guo et al. 2017)."""
+        confidence, accuracy, counts = self.calibration()
+        return float((counts * np.abs(confidence - accuracy)).sum() / counts.sum())
 
     def per_class(self) -> dict[str, np.ndarray]:
         """Precision, recall and F1 of each class in [0, 1], 0 where undefined, and the number of its examples."""

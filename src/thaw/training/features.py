@@ -106,11 +106,13 @@ class FeatureCache:
         order = epoch_orders(split.labels, epochs, seed, balanced)
         return array_batches(lambda epoch: cached[views.number(epoch)], split.labels, batch_size, order)
 
-    def evaluation_batches(self, cut: Cut, split: Split, batch_size: int) -> tf.data.Dataset:
-        """As `batches.evaluation_batches`, but of what crosses `cut`."""
-        arrays = self._why_not_cached(cut, len(split), 1) or self._arrays(cut, split, PLAIN, None)
+    def evaluation_batches(
+        self, cut: Cut, split: Split, batch_size: int, views: Views = PLAIN, number: int | None = None
+    ) -> tf.data.Dataset:
+        """As `batches.view_batches`, but of what crosses `cut`; by default the examples themselves."""
+        arrays = self._why_not_cached(cut, len(split), 1) or self._arrays(cut, split, views, number)
         if isinstance(arrays, str):
-            examples = evaluation_batches(split, self.network.modality, batch_size)
+            examples = view_batches(split, self.network.modality, batch_size, views, number)
             return examples if cut.frozen is None else self._compute_on_the_fly(cut, examples)
         return array_batches(partial(_always, arrays), split.labels, batch_size, [(0, np.arange(len(split)))])
 

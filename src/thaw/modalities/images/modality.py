@@ -1,7 +1,7 @@
 """The modality `images`: squares of RGB pixels."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -31,6 +31,10 @@ class Images:
     def of(dataset: Dataset, backbone: Backbone) -> "Images":
         """The images that a run trains on."""
         return Images(dataset.image_size or backbone.image_size, dataset.max_megapixels)
+
+    def resized(self, share: float, smallest: int) -> "Images":
+        """Images of that share of the size, in multiples of 8 px from `smallest` on."""
+        return self if share == 1 else replace(self, size=max(smallest, 8 * round(self.size * share / 8)))
 
     @property
     def shape(self) -> tuple[int, ...]:

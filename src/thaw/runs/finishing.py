@@ -1,0 +1,186 @@
+"""What trained weights give without another training: averaged views, calibrated probabilities, averaged weights.
+
+Each is accepted by the validation loss alone, and recorded as a run of its own beside the one that it came from.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+
+from thaw.config import schema
+from thaw.data.dataset import Dataset
+from thaw.data.splits import Split
+from thaw.models.network import Network
+from thaw.plots.style import save
+from thaw.plots.training import reliability
+from thaw.runs.results import Results, record_results
+from thaw.tracking.journal import Record
+from thaw.training.batches import PLAIN, Views
+from thaw.training.evaluation import Evaluation, evaluate
+
+TEST_VIEWS = schema.Augmentation(name="test", flip=True, crop=0.75)  # at least three quarters of the area
+SHOWN = ("accuracy", "loss", "calibration_error")  # of the test images
+TEMPERATURES = np.geomspace(0.05, 20, 2000)
+SHARES = np.linspace(0.1, 0.9, 9)  # of the fine-tuned weights
+
+Batches = Callable[..., tf.data.Dataset]  # (cut, split, views=, number=) -> one view of the split, in order
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What was accepted.
+
+    Attributes:
+        name: tta, temperature or wise_ft.
+        about: what it is, in one sentence.
+        results: of the run, with its own evaluation.
+        has_model: whether the network as it is now gives these probabilities.
+    """
+
+    name: str
+    about: str
+    results: Results
+    has_model: bool = True
+
+    def summary(self, before: Results) -> str:
+        """What it changed, in one line for a terminal."""
+        was, now = before.evaluation.metrics(), self.results.evaluation.metrics()
+        changes = (f"{name.replace('_', ' ')} {was[name]:.3f} to {now[name]:.3f}" for name in SHOWN)
+        return f"  {self.name} · accepted by validation · test {', '.join(changes)}"
+
+
+def record_finish(
+    record: Record,
+    tracking: schema.Tracking,
+    network: Network,
+    training: dict[str, Split],
+    finish: Finish,
+    before: Results,
+    about: str,
+    began: float,
+) -> None:
+    """As `record_results`, with a reliability diagram before and after.
+
+    Args:
+        record: of the finish.
+        tracking: whether to record the model, and under which name.
+        network: with its weights.
+        training: the images of each stage.
+        finish: what was accepted.
+        before: the results of the run that it came from.
+        about: the description of that run as Markdown.
+        began: when that run began.
+    """
+    curves = {}
+    for name, results in (("before", before), (finish.name, finish.results)):
+        confidence, accuracy, _ = results.evaluation.calibration()
+        curves[name] = confidence, accuracy, results.evaluation.calibration_error()
+    save(reliability(curves), record.files / "reliability.png")
+    tracking = tracking if finish.has_model else tracking.model_copy(update={"model": False, "register_as": None})
+    record_results(record, tracking, network, training, finish.results, f"{finish.about} {about}", began)
+
+
+def finishes(
+    settings: schema.Finish,
+    network: Network,
+    before: Results,
+    weights: dict[str, list[np.ndarray]],
+    batches: Batches,
+    dataset: Dataset,
+    seed: int,
+) -> Iterator[Finish]:
+    """Try what is asked for; while one is handled the network has its weights, and afterwards those it had before.
+
+    Args:
+        settings: what to try.
+        network: with the weights that were tested.
+        before: the results of the run.
+        weights: of the network after each stage, perhaps but the last, by name.
+        batches: one view of a split.
+        dataset: has validation and test images.
+        seed: of the views.
+    """
+    tried = _Tried(network, before, batches, dataset)
+    found = network.model.get_weights()
+    if settings.wise_ft and before.selected is before.stages[-1] is not before.stages[0]:
+        yield from tried.wise_ft(weights[before.stages[0].name])
+        network.model.set_weights(found)
+    if settings.temperature:
+        yield from tried.temperature()
+        network.model.set_weights(found)
+    if settings.views > 1:
+        yield from tried.averaged_views(settings.views, seed)
+
+
+class _Tried:
+    """Tries one after the other, against the run's own validation loss."""
+
+    def __init__(self, network: Network, before: Results, batches: Batches, dataset: Dataset):
+        self.network, self.before, self.batches, self.dataset = network, before, batches, dataset
+        self.cut = network.cut(before.selected.depth)
+        self.validation = self._evaluated(dataset.validation)
+
+    def wise_ft(self, head: list[np.ndarray]) -> Iterator[Finish]:
+        """Weights between those of the first stage and the fine-tuned ones (Wortsman et al. 2022, WiSE-FT)."""
+        tuned = self.network.model.get_weights()
+        losses = {}
+        for share in SHARES:
+            self.network.model.set_weights(_between(head, tuned, share))
+            losses[share] = self._evaluated(self.dataset.validation).metrics()["loss"]
+        best = min(losses, key=losses.__getitem__)
+        if losses[best] < self._loss:
+            self.network.model.set_weights(_between(head, tuned, best))
+            about = f"Weights between the first stage and the last one, with {best:.0%} of the last (WiSE-FT)."
+            yield Finish("wise_ft", about, self._results(self._evaluated))
+
+    def temperature(self) -> Iterator[Finish]:
+        """Probabilities at the temperature with the lowest validation loss (Guo et al. 2017)."""
+        logits = np.log(np.clip(self.validation.probabilities.astype(np.float64), 1e-12, 1.0))
+        losses = [_loss(logits / each, self.validation.labels) for each in TEMPERATURES]
+        temperature = float(TEMPERATURES[int(np.argmin(losses))])
+        if min(losses) < self._loss:
+            last = self.network.head[-1]
+            last.set_weights([each / temperature for each in last.get_weights()])  # the same as dividing logits
+            about = f"Probabilities at the temperature {temperature:.3g}, which validation chose."
+            yield Finish("temperature", about, self._results(self._evaluated))
+
+    def averaged_views(self, count: int, seed: int) -> Iterator[Finish]:
+        """The mean of the probabilities of the image and of flipped and cropped views of it."""
+
+        def averaged(split: Split) -> Evaluation:
+            views = Views(TEST_VIEWS, seed, count)
+            evaluations = [self._evaluated(split), *(self._evaluated(split, views, n) for n in range(1, count))]
+            mean = np.mean([each.probabilities for each in evaluations], axis=0)
+            return replace(evaluations[0], probabilities=mean)
+
+        validation = averaged(self.dataset.validation)
+        if validation.metrics()["loss"] < self._loss:
+            about = f"The mean over {count} views of each image, flipped and cropped (test-time augmentation)."
+            yield Finish("tta", about, self._results(averaged, validation), has_model=False)
+
+    @property
+    def _loss(self) -> float:
+        return self.validation.metrics()["loss"]
+
+    def _evaluated(self, split: Split, views: Views = PLAIN, number: int | None = None) -> Evaluation:
+        batches = self.batches(self.cut, split, views=views, number=number)
+        return evaluate(self.cut.tail, batches, split, self.dataset.class_names)
+
+    def _results(self, evaluated: Callable[[Split], Evaluation], validation: Evaluation | None = None) -> Results:
+        validation = validation or evaluated(self.dataset.validation)
+        return replace(self.before, evaluation=evaluated(self.dataset.test), validation=validation.metrics())
+
+
+def _between(one: list[np.ndarray], other: list[np.ndarray], share: float) -> list[np.ndarray]:
+    """The weights with `share` of the other's; states of random numbers are the other's."""
+    pairs = zip(one, other, strict=True)
+    return [(1 - share) * a + share * b if np.issubdtype(b.dtype, np.floating) else b for a, b in pairs]
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Cross-entropy in nats."""
+    highest = logits.max(axis=1, keepdims=True)
+    normalizer = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
+    return float((normalizer - logits[np.arange(len(labels)), labels]).mean())
