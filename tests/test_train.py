@@ -420,10 +420,22 @@ for strategy in ("single", "mirrored"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", ["null", "balanced"])
-def test_two_devices_come_to_what_one_does(client, tmp_path, weights):
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["training.class_weights=balanced"],
+        [
+            "optimizer=adamw", "optimizer.layer_decay=0.5", "regularisation=l2", "regularisation.backbone=0.1",
+            "regularisation.head=0.1", "loss=focal",
+        ],
+        ["augmentation=mixup", "optimizer=sgd", "schedule=cosine"],
+    ],
+    ids=["plain", "weights", "penalty", "mixup"],
+)  # fmt: skip
+def test_two_devices_come_to_what_one_does(client, tmp_path, extra):
     """50 images in batches of 16: one device has nothing but filling in its half of the last batch."""
-    plan = [*TINY, "unfreeze=6", "threads=1", "training.batch_size=16", f"training.class_weights={weights}"]
+    plan = [*TINY, "unfreeze=6", "threads=1", "training.batch_size=16", *extra]
     epochs = [
         "dataset.images_per_class=5",
         "training.head.epochs=2",

@@ -195,14 +195,16 @@ def train(config: Config, context: Context) -> Outcome:
                 record_results(record, config.tracking, network, training, outcome, about, began)
                 with cache:
                     for each in finishes(config.finish, network, outcome, weights, cached, dataset, config.seed):
+                        report.announce(each.summary(outcome))
                         beside = workspace.run(f"{context.name} {each.name}", [place.name, each.name])
+                        if journal.finished(beside) is not None:
+                            continue  # recorded before a kill
                         opening["name"] = f"{context.name} finish={each.name}"
                         with locked(beside), context.sending(beside, store), journal.Record(beside, **opening) as kept:
                             recording.describe_run(kept, config, context, network, stages, each.name)
                             recording.describe_data(kept, config.dataset, config.fraction, dataset, training)
                             recording.repeat_stages(kept, stages, signatures, results)
                             record_finish(kept, config.tracking, network, training, each, outcome, about, began)
-                        report.announce(each.summary(outcome))
         report.phase("sending to MLflow")
     finished = Outcome.of(place, context.name, choices, ", ".join(epochs.reused) or None)
     assert finished is not None
