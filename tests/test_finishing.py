@@ -138,3 +138,18 @@ def test_what_validation_accepts_is_a_run_of_its_own_beside_the_one_it_came_from
     status, out, err = command("-m", *run, "seed=0", "finish=all", elsewhere)
     assert status == 0, err
     assert len(runs_of(there, parent)) == len(runs) + 1
+
+
+def test_predictions_come_from_a_run_with_a_model(command, client, tmp_path):
+    """Test-time augmentation may be the best and has none."""
+    from thaw.serving.selection import choose
+    from thaw.tracking.store import connect
+
+    status, _, err = command(*TINY, "training.head.learning_rate=0.1", "finish=tta", "tracking.model=true")
+    assert status == 0, err
+    runs = {each.data.params["finish"]: each for each in client().search_runs(["1"])}
+    assert set(runs) == {"none", "tta"}
+    for name, accuracy in (("none", 0.1), ("tta", 0.9)):
+        client().log_metric(runs[name].info.run_id, "kept_val_accuracy", accuracy)
+    store = connect(None, tmp_path / "mlruns")
+    assert choose(store, None, None).info.run_id == runs["none"].info.run_id

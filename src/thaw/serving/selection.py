@@ -40,7 +40,7 @@ class Picture:
 
 
 def choose(store: Store, run: str | None, experiment: str | None) -> Run:
-    """The run of that id; else the best finished one of that experiment, or of the newest.
+    """The run of that id; else the best finished one with a model of that experiment, or of the newest.
 
     Raises:
         ThawError: there is no such run or experiment, nothing is finished, or the run has no model.
@@ -53,15 +53,19 @@ def choose(store: Store, run: str | None, experiment: str | None) -> Run:
             raise ThawError(f"There is no run {run}; give an id as MLflow shows it") from error
     else:
         name, number = reader.experiment(client, experiment)
-        best = client.search_runs([number], FINISHED, order_by=BEST_FIRST, max_results=1)
+        best = client.search_runs([number], FINISHED, order_by=BEST_FIRST, max_results=1000)
         if not best:
             raise ThawError(f"The experiment {name} has no finished run; train one first: python train.py")
-        chosen = best[0]
-    if not (chosen.outputs and chosen.outputs.model_outputs):
+        chosen = next(filter(_has_model, best), best[0])  # averaged views have none
+    if not _has_model(chosen):
         raise ThawError(
             f"The run {chosen.info.run_name} ({chosen.info.run_id}) has no model; train with tracking.model=true"
         )
     return chosen
+
+
+def _has_model(run: Run) -> bool:
+    return bool(run.outputs and run.outputs.model_outputs)
 
 
 def files(given: list[str]) -> list[Picture]:
