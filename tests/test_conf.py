@@ -14,7 +14,9 @@ NEEDED = {
     "dataset=table": ["dataset.path={table}"],
     "dataset=tfds": ["dataset.name=tf_flowers"],
     "weights=file": ["weights.path={weights}"],
+    "recipe=bit": ["training.finetune.steps=null"],
 }
+DEEP = ("backbone", "recipe=automm", "recipe=bit")  # begin with options that do not train the head alone
 ELSEWHERE = ["weights=imagenet", "training=gradual"]
 ELSEWHERE += [f"dataset={name}" for name in ("tfds", "flowers", "food10", "food10_10", "food10_1")]
 
@@ -62,7 +64,7 @@ def test_every_option_trains_for_one_tiny_epoch(command, pictures, tmp_path, opt
     table.write_text("file,class\n" + "".join(f"pictures/{c}/{n:03d}.png,{c}\n" for c in "ab" for n in range(8)))
     weights = _weights(tmp_path) if option == "weights=file" else None
     needed = [each.format(pictures=folder, weights=weights, table=table) for each in NEEDED.get(option, [])]
-    depth, last = ("3", "finetune 1/1") if option.startswith("backbone") else ("0", "head 1/1")
+    depth, last = ("3", "finetune 1/1") if option.startswith(DEEP) else ("0", "head 1/1")
     status, out, err = command(*overrides, option, *needed, f"unfreeze={depth}")
     assert status == 0, err
     assert " · test 0." in out or " · test 1." in out

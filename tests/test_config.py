@@ -114,6 +114,10 @@ def test_a_stage_may_have_a_fraction_of_its_own(composed):
         ("training.evaluate=middle", ["training.evaluate=middle", "'best', 'last_stage' or 'last'"]),
         ("+training.head.epoch=3", ["training.head.epoch", "did you mean training.head.epochs?"]),
         ("dataset.image_size=16", ["EfficientNetB0", "32 px", "dataset.image_size=16"]),
+        (
+            "training.stages=[finetune]",
+            ["unfreeze=0 trains the head alone, and no stage of training.stages=[finetune] does"],
+        ),
         ("training.head.epochs=0", ["no stage has an epoch", "training.head.epochs"]),
         ("tracking.model=perhaps", ["tracking.model=perhaps"]),
         ("tracking.register_as=a/b", ["tracking.register_as=a/b"]),

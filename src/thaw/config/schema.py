@@ -407,6 +407,11 @@ class Config(Section):
                 "head.pooling=avg or resolution=same"
             )
         sections = [self.training.section(name) for name in self.training.stages]
+        if self.unfreeze == 0 and not any(each.unfreeze == 0 for each in sections):
+            raise ValueError(
+                f"unfreeze=0 trains the head alone, and no stage of training.stages=[{','.join(self.training.stages)}] "
+                "does; give unfreeze=1block or more, or training.stages=[head]"
+            )
         if not any((each.epochs or each.steps) and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):
             raise ValueError(f"no stage has an epoch to train; set training.{self.training.stages[0]}.epochs=1 or more")
         return self
