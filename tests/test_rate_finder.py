@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from commands import numbers
+from commands import numbers, sweeps_of
 from conftest import TINY
 from networks import DROPOUT, FLIP, build, created, images, stage_settings
 
@@ -97,3 +97,11 @@ def test_a_command_that_looks_for_rates_is_recorded_by_itself_and_changes_no_run
     status, out, _ = command(*run, "find_rate=true", elsewhere)
     assert status == 0
     assert f"training.head.learning_rate={proposed:g}" in out
+
+
+def test_a_sweep_that_looks_for_rates_ends_like_any_other(command, client):
+    status, out, err = command("-m", *TINY, "optimizer=adam,sgd", "find_rate=true")
+    assert status == 0, err
+    assert "refuses" not in out + err
+    (parent,) = sweeps_of(client())
+    assert parent.data.metrics["finished_runs"] == 2

@@ -16,10 +16,16 @@ from thaw.tracking.reader import Run
 # Parameters that differ between runs without being a choice to compare.
 NOT_COMPARED = (
     "seed", "dataset.fold", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri",
-    "tracking.experiment", "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
+    "tracking.experiment", "finish.name", "finish.views", "finish.temperature", "finish.wise_ft",
+    "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
 )  # fmt: skip
 GROUPS = ("loss", "regularisation", "optimizer", "schedule", "resolution")  # that came after the first recorded runs
-LATER = {"recipe": "notebook", "finish": "none", **{group: getattr(Config(), group).name for group in GROUPS}}
+LATER = {
+    "recipe": "notebook",
+    "finish": "none",
+    "reinit": "0",
+    **{group: getattr(Config(), group).name for group in GROUPS},
+}
 LATER |= {
     f"{group}.{key}": str(value)
     for group in ("augmentation", *GROUPS)

@@ -109,6 +109,7 @@ def describe_run(
         **network.modality.parameters,
         **units.describe(depth, network.backbone.blocks),
         "batch_norm": network.batch_norm,
+        "reinit": config.reinit,
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
     }
     record.params(short)

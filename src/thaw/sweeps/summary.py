@@ -124,7 +124,7 @@ def _end_parent(sweep: Sweep, found: list[Outcome], complete: bool) -> None:
         about = "\n\n".join([table(*rows(found, sweep.varied)), opening["tags"][NOTE]])
         journal.append(place, "tags", values={NOTE: about})
         numbers: dict[str, float | None] = {"runs": len(found), "finished_runs": len(finished)}
-        if finished:
+        if finished and finished[0].val_accuracy is not None:  # the rate finder has none
             numbers |= {VALIDATION: finished[0].val_accuracy, TEST: finished[0].test_accuracy}
         journal.append(place, "metrics", values=numbers, step=0)
         journal.append(place, "end", status="FINISHED" if complete else "FAILED", reason=reason, outcome={})

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from thaw import runtime
+from thaw.errors import ThawError
 from thaw.models.cuts import Cut
 from thaw.models.network import Network
 from thaw.training.callbacks import SeedDropout, StopOnInterrupt
@@ -68,6 +69,11 @@ def find_rates(
         )
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
+    if not rising.losses:
+        raise ThawError(
+            f"The loss of the stage {stage.name} is not finite even at the rate {LOWEST:g}; look at the images and "
+            "training.precision"
+        )
     rates = rising.rates[: len(rising.losses)]
     return FoundRates(rates, rising.losses, rates[_middle_of_descent(rising.losses)])
 

@@ -34,7 +34,9 @@ class Images:
 
     def resized(self, share: float, smallest: int) -> "Images":
         """Images of that share of the size, in multiples of 8 px from `smallest` on."""
-        return self if share == 1 else replace(self, size=max(smallest, 8 * round(self.size * share / 8)))
+        return (
+            self if share == 1 else replace(self, size=min(self.size, max(smallest, 8 * round(self.size * share / 8))))
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
