@@ -345,7 +345,7 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
     for keep in (True, False):
         net = build(name=name, size=size, depth=depth, head=DROPOUT)
         cut = net.cut(depth)
-        each = Stage("finetune", 1, depth, 0, 2, stage_settings(), "last")
+        each = Stage("finetune", 1, depth, depth, 0, 2, stage_settings(), "last")
         with activations(tmp_path, net, [depth], keep=keep) as kept:
             batches = Batches(
                 partial(kept.training_batches, cut, train, 16, (0, 1), FLIP, False),
@@ -353,7 +353,7 @@ def test_training_on_kept_activations_equals_training_without_to_the_bit(tmp_pat
                 20,
                 16,
             )
-            trained = fit_stage(each, net, cut, batches, 0, {}, created(tmp_path / str(keep)), [], "a")
+            trained = fit_stage(each, net, cut, batches, 0, created(tmp_path / str(keep)), [], "a")
         history = [
             {k: v for k, v in epoch.items() if k not in ("epoch_seconds", "waiting_seconds")}
             for epoch in trained.history
@@ -376,9 +376,9 @@ def test_every_augmentation_gives_the_same_bits_with_and_without_kept_activation
                 20,
                 8,
             )
-            stage = Stage("finetune", 1, 6, 0, 2, stage_settings(), "last")
+            stage = Stage("finetune", 1, 6, 6, 0, 2, stage_settings(), "last")
             folder = created(tmp_path / f"stage {keep}")
-            trained = fit_stage(stage, net, net.cut(6), batches, 0, {}, folder, [], "a")
+            trained = fit_stage(stage, net, net.cut(6), batches, 0, folder, [], "a")
         results.append([*([epoch["loss"], epoch["val_loss"]] for epoch in trained.history), *net.model.get_weights()])
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)

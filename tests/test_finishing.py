@@ -54,7 +54,7 @@ def trained():
     net = build(depth=3)
     net.head[-1].set_weights([each * 60 for each in net.head[-1].get_weights()])
     dataset = Dataset("numbers", CLASSES, images(12), images(30, 1), images(30, 2))
-    stages = [Stage(name, n, 3 * n, n, 1, schema.Stage(), "best") for n, name in enumerate(("head", "finetune"))]
+    stages = [Stage(name, n, 3 * n, 3 * n, n, 1, schema.Stage(), "best") for n, name in enumerate(("head", "finetune"))]
     results = {
         each.name: StageResult([{"val_loss": 1.0 - each.number, "val_accuracy": 0.5}], 0, 1.0, []) for each in stages
     }

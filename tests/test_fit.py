@@ -26,7 +26,9 @@ def train(
     **changes,
 ):
     net = net or build(depth=3, head=DROPOUT)
-    stage = Stage(*which, changes.get("epochs", 2), stage_settings(**changes), evaluate, **options or {})
+    stage = Stage(
+        *which[:3], which[2], which[3], changes.get("epochs", 2), stage_settings(**changes), evaluate, **options or {}
+    )
     batches = Batches(
         lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, stage.number), views),
         lambda: evaluation_batches(images(10, 1), Images(32), 8),
@@ -34,7 +36,7 @@ def train(
         8,
     )
     whole = net.cut("all")  # the whole network trains on images, not on cached features
-    result = fit_stage(stage, net, whole, batches, 0, {}, created(path / stage.name), callbacks, run)
+    result = fit_stage(stage, net, whole, batches, 0, created(path / stage.name), callbacks, run)
     return net, result
 
 
@@ -61,6 +63,15 @@ def test_epochs_run_on_from_the_head_to_fine_tuning(plan):
     assert (finetune.name, finetune.depth) == ("finetune", 20)
     assert [*head.epochs, *finetune.epochs] == list(range(10))
     assert (head.settings.learning_rate, finetune.settings.learning_rate) == (1e-3, 1e-4)
+
+
+def test_the_network_is_cut_before_everything_that_has_trained(plan):
+    backwards = schema.Training(stages=["finetune", "head"], head=schema.Stage(unfreeze=0))
+    assert [(each.name, each.depth, each.reached) for each in plan(20, backwards)] == [
+        ("finetune", 20, 20),
+        ("head", 0, 20),
+    ]
+    assert [each.reached for each in plan(20)] == [0, 20]
 
 
 def test_a_stage_without_epochs_is_left_out(plan):
@@ -277,7 +288,7 @@ def test_what_was_trained_before_is_said(tmp_path, ended, words):
         die = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: epoch == 2 and 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tmp_path, callbacks=[die], **{**plan, "patience": None})
-    seen = EpochProgress(Reporter(), [Stage("head", 0, 0, 0, 9, stage_settings(**plan), "best")])
+    seen = EpochProgress(Reporter(), [Stage("head", 0, 0, 0, 0, 9, stage_settings(**plan), "best")])
     train(tmp_path, callbacks=[seen], **{**plan, "patience": 1 if ended else None})
     assert seen.reused == [words]
 

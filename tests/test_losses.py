@@ -1,5 +1,7 @@
 """Losses, penalties and balanced sampling against computations by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from networks import build, created, images, stage_settings
@@ -73,7 +75,7 @@ def fitted(tmp_path, initial=None, **settings):
     net.head[-1].set_weights([0 * each for each in net.head[-1].get_weights()])
     split = images(8)
     stage = Stage(
-        "finetune", 1, "all", 0, 1, stage_settings(epochs=1, learning_rate=0.5), "last",
+        "finetune", 1, "all", "all", 0, 1, stage_settings(epochs=1, learning_rate=0.5), "last",
         regularisation=schema.Regularisation(**settings), optimizer=schema.Optimizer(name="sgd"),
     )  # fmt: skip
     batches = Batches(
@@ -83,7 +85,8 @@ def fitted(tmp_path, initial=None, **settings):
         8,
     )
     before = net.kernels("all")
-    fit_stage(stage, net, net.cut("all"), batches, 0, initial or {}, created(tmp_path / stage.name), [], "a")
+    net = replace(net, initial=initial or {})
+    fit_stage(stage, net, net.cut("all"), batches, 0, created(tmp_path / stage.name), [], "a")
     return before, net.kernels("all")
 
 

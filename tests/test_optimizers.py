@@ -139,6 +139,25 @@ def test_a_step_over_several_batches_is_that_of_all_their_examples():
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_batch_that_overflows_is_left_out_of_its_step(lost):
+    """Mixed precision skips it: the step has the mean of the others, or that of the next step's batches as well."""
+    variable = keras.Variable([0.0])
+    optimizer = build_optimizer(Optimizer(name="sgd", accumulate=2), 1.0)
+    optimizer.build([variable])
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+    scaled.build([variable])
+    tell = Accumulate(Optimizer(accumulate=2), 48, 8)
+    tell.set_model(type("Model", (), {"optimizer": scaled}))
+    batches = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]
+    batches[lost] = np.inf
+    for number, gradient in enumerate(batches):
+        tell.on_train_batch_begin(number)
+        scaled.apply([scaled.scale_loss(tf.constant([gradient]))], [variable])
+    expected = {0: 3 + 6 + 10, 1: (1 + 5 + 7) / 3 + 10, 2: 2 + 7 + 10}[lost]
+    assert float(variable[0]) == pytest.approx(-expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
 def test_kernels_decay_and_biases_do_not(name):
     model = two_blocks()

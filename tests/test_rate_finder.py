@@ -39,7 +39,7 @@ def test_a_loss_that_diverges_at_once_proposes_the_lowest_rate(count):
 
 def parts(optimizer):
     net = build(depth=6, head=DROPOUT)
-    stage = Stage("finetune", 1, 6, 5, 2, stage_settings(), "best", optimizer=optimizer)
+    stage = Stage("finetune", 1, 6, 6, 5, 2, stage_settings(), "best", optimizer=optimizer)
     batches = Batches(
         lambda epochs: training_batches(images(), Images(32), 8, epochs, (0, 1), FLIP),
         lambda: evaluation_batches(images(10, 1), Images(32), 8),
@@ -60,13 +60,13 @@ def test_weights_optimizer_and_random_numbers_are_as_if_it_had_not_been(tmp_path
         cut = net.cut("all")
         if looks:
             before = net.model.get_weights()
-            found = find_rates(stage, net, cut, batches, 0, {})
+            found = find_rates(stage, net, cut, batches, 0)
             for one, other in zip(before, net.model.get_weights(), strict=True):
                 np.testing.assert_array_equal(one, other)
             assert LOWEST <= found.proposed <= HIGHEST
             assert len(found.rates) == len(found.losses)
             assert found.rates == pytest.approx(RATES[: len(found.rates)])
-        trained = fit_stage(stage, net, cut, batches, 0, {}, created(tmp_path / str(looks)), [], "a")
+        trained = fit_stage(stage, net, cut, batches, 0, created(tmp_path / str(looks)), [], "a")
         results.append([*([each["loss"], each["val_loss"]] for each in trained.history), *net.model.get_weights()])
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -58,6 +58,22 @@ def test_the_size_that_is_tested_is_validated_as_well(command, client):
     assert not np.isclose(run.data.metrics["kept_val_loss"], losses, rtol=1e-7).any()
 
 
+def test_kernels_are_drawn_to_their_initial_weights_at_every_size():
+    """Keras numbers the layers of InceptionV3 on, so a network of another size has other paths."""
+    from thaw.config.schema import Backbone, Head, Weights
+    from thaw.models.reuse import Networks
+
+    settings, source, made = Backbone(name="InceptionV3", smallest_size=75), Weights(source="random"), Networks({})
+    whole = made.backbone(settings, source, Images(96), 0, False)
+    whole = made.network(made.initialize(whole, [], None, "a"), Head(), 3, Images(96), 20, 0)
+    small = made.resized(whole, Images(80), settings, source, Head(), 20, 0)
+    one, other = whole.kernels(20), small.kernels(20)
+    assert list(one) != list(other)
+    for mine, theirs in zip(one.values(), other.values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert set(other) <= small.plan(20)
+
+
 def test_a_head_that_takes_one_size_is_refused(command):
     status, out, err = command(*LARGER, "resolution=fixres", "head=flatten512")
     assert status == 1

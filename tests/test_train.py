@@ -19,6 +19,7 @@ from conftest import REAL, ROOT, TINY
 from mlflow import MlflowClient
 
 from thaw import runtime
+from thaw.cli import train as cli
 from thaw.models.graph import has_frozen_normalization
 from thaw.models.kernels import fast
 from thaw.training import checkpoints, stages
@@ -499,6 +500,21 @@ def test_a_range_of_blocks_trains_and_is_described(command, client):
     status, out, err = command(*TINY, "training=gradual", "unfreeze=block1..block2")
     assert status == 1
     assert "unfreeze=block1..block2 trains a range of blocks, and training.block1.unfreeze=1block those at" in out + err
+
+
+def test_a_stage_after_a_deeper_one_does_not_take_its_features_for_the_initial_ones(command, client):
+    """The head after fine-tuning, from the cache and without it; and a run after it has what it has alone."""
+    backwards = [*TINY, "unfreeze=6", "training.stages=[finetune,head]", "training.finetune.learning_rate=0.01"]
+    for extra in ([], ["activations=off", "rerun=true"]):
+        assert command(*backwards, *extra)[0] == 0
+    off, kept = client().search_runs(["1"])
+    assert commands.numbers(client(), off) == commands.numbers(client(), kept)
+    assert command(*TINY, "unfreeze=6")[0] == 0
+    after, *_ = client().search_runs(["1"])
+    cli.NETWORKS.clear()
+    assert command(*TINY, "unfreeze=6", "rerun=true", "activations=off")[0] == 0
+    alone, *_ = client().search_runs(["1"])
+    assert commands.numbers(client(), alone) == commands.numbers(client(), after)
 
 
 def test_layers_that_start_anew_have_to_train(command, client):

@@ -1,6 +1,6 @@
 """A classifier: backbone and head, and which of their variables train."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ class Network:
         modality: of the inputs.
         batch_norm: `frozen` (inference mode, gamma and beta fixed) or `train`.
         trainable: the paths of the variables of each layer that train if nothing is frozen.
+        initial: what `regularisation` draws kernels to, by path; those left out are drawn to zero.
         made: models and traced functions of these layers. Each is made once, as tracing takes longer than training a
             small head; whoever takes over the layers takes these over as well.
     """
@@ -37,6 +38,7 @@ class Network:
     modality: Images
     batch_norm: Literal["frozen", "train"]
     trainable: dict[str, frozenset[str]]
+    initial: Mapping[str, np.ndarray] = field(default_factory=dict)
     made: dict[Any, Any] = field(default_factory=dict)
 
     @property

@@ -119,7 +119,7 @@ class _Tried:
 
     def __init__(self, network: Network, before: Results, batches: Batches, dataset: Dataset):
         self.network, self.before, self.batches, self.dataset = network, before, batches, dataset
-        self.cut = network.cut(before.selected.depth)
+        self.cut = network.cut(before.selected.reached)
         self.validation = self._evaluated(dataset.validation)
 
     def wise_ft(self, head: list[np.ndarray]) -> Iterator[Finish]:

@@ -28,6 +28,7 @@ from thaw.tracking.names import (
     DETAIL,
     KIND,
     NOTE,
+    SHORT,
     STAGES,
     stage_tag,
 )
@@ -36,21 +37,6 @@ from thaw.training.checkpoints import StageResult
 from thaw.training.optimizers import rate_factors
 from thaw.training.schedules import epoch_rates
 from thaw.training.stages import Stage
-
-GROUPS = (
-    "recipe",
-    "backbone",
-    "weights",
-    "dataset",
-    "augmentation",
-    "head",
-    "loss",
-    "regularisation",
-    "optimizer",
-    "schedule",
-    "resolution",
-    "training",
-)
 
 
 def opening(context: Context, uri: str, experiment: str, kind: str, began: float, root: Path) -> dict:
@@ -85,7 +71,7 @@ def describe_run(
     Returns:
         The description of the run as Markdown.
     """
-    weights, depth = network.backbone.weights, stages[-1].depth
+    weights, depth = network.backbone.weights, stages[-1].reached
     if weights == "file":
         weights = f"{weights} ({Path(config.weights.path or '').name})"
     about = (
@@ -95,7 +81,7 @@ def describe_run(
     )
     record.tags({NOTE: about})
     short: dict[str, object] = {
-        **{group: context.choices[group] for group in GROUPS if group in context.choices},
+        **{key: context.choices[key] for key in SHORT if key in context.choices},
         "dataset": config.dataset_name,
         "weights": network.backbone.weights,
         "fraction": f"{config.fraction:g}",

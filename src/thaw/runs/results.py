@@ -121,7 +121,7 @@ def record_results(
     accuracies = {VALIDATION: round(validated["accuracy"], DIGITS), TEST: round(test["accuracy"], DIGITS)}
     _record_tables(record, results)
     if tracking.model:
-        save_model(network, results.selected.depth, len(evaluation.class_names), record.model_folder)
+        save_model(network, results.selected.reached, len(evaluation.class_names), record.model_folder)
         record.model(record.model_folder, tracking.register_as)
     # TensorBoard's files have new names after a kill, so they are sent last.
     record.artifacts(record.files)
@@ -139,7 +139,7 @@ def record_results(
             "kept_epoch": results.selected.first_epoch + results.selected_result.selected_epoch,
             "wall_seconds": wall_seconds,
             **_speed(results, training),
-            SIZE: _trainable_parameters(network, results.stages[-1].depth),
+            SIZE: _trainable_parameters(network, results.stages[-1].reached),
         }
     )
     record.outcome = {

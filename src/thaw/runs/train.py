@@ -117,10 +117,9 @@ def train(config: Config, context: Context) -> Outcome:
             key = signature.of_initial_weights(config.backbone, modality, config.seed, first, config.training.precision)
             backbone = networks.initialize(
                 backbone, sample_examples(first, modality), stored if config.activations.keep else None, key,
-                units.fresh(config.reinit, stages[-1].depth, backbone.blocks, backbone.name), config.seed,
+                units.fresh(config.reinit, stages[-1].reached, backbone.blocks, backbone.name), config.seed,
             )  # fmt: skip
-            network = networks.network(backbone, config.head, classes, modality, stages[-1].depth, config.seed)
-            initial = network.kernels(stages[-1].depth) if config.regularisation.towards == "initial" else {}
+            network = networks.network(backbone, config.head, classes, modality, stages[-1].reached, config.seed)
             about = recording.describe_run(record, config, context, network, stages)
             recording.describe_data(record, config.dataset, config.fraction, dataset, training)
             at, sizes = {modality: network}, []  # the network for each size, and the size of each stage
@@ -129,14 +128,23 @@ def train(config: Config, context: Context) -> Outcome:
                 sizes.append(modality.resized(share, config.backbone.smallest_size))
                 if sizes[-1] not in at:
                     at[sizes[-1]] = networks.resized(
-                        network, sizes[-1], config.backbone, config.weights, config.head, stages[-1].depth, config.seed
+                        network,
+                        sizes[-1],
+                        config.backbone,
+                        config.weights,
+                        config.head,
+                        stages[-1].reached,
+                        config.seed,
                     )
+            if config.regularisation.towards == "initial":
+                at = {images: replace(each, initial=each.kernels(stages[-1].reached)) for images, each in at.items()}
+                network = at[modality]
 
             # Train the stages =========================================================================================
             epochs = EpochProgress(report, stages)
             balanced = config.training.sampling == "balanced"
             views = Views(config.augmentation, config.seed, config.augmentation.views, classes)
-            depths = [*units.within(context.depths, backbone.blocks), *(stage.depth for stage in stages)]
+            depths = [*units.within(context.depths, backbone.blocks), *(stage.reached for stage in stages)]
             caches = {
                 images: FeatureCache(workspace.activations, config.activations, each, depths)
                 for images, each in at.items()
@@ -152,7 +160,7 @@ def train(config: Config, context: Context) -> Outcome:
                 if own is not before:
                     own.model.set_weights(before.model.get_weights())
                 before = own
-                cut, images, seed = own.cut(stage.depth), training[stage.name], (config.seed, stage.number)
+                cut, images, seed = own.cut(stage.reached), training[stage.name], (config.seed, stage.number)
                 signed = signatures[stage.name] = signature.of_stage(settings, stage, own, dataset, images, signed)
                 recording.record_stage(record, stages, stage, signed)
                 batches = Batches(
@@ -169,13 +177,11 @@ def train(config: Config, context: Context) -> Outcome:
                 on_wait = partial(logger.info, f"Another process trains the stage {stage.name}; waiting for it.")
                 if config.find_rate:
                     with cache:
-                        proposals[stage.name] = find_rates(stage, own, cut, batches, config.seed, initial)
+                        proposals[stage.name] = find_rates(stage, own, cut, batches, config.seed)
                     if stage is stages[-1]:
                         break  # the stages before are trained, as the rate of the next one depends on them
                 with cache, locked(state, on_wait):
-                    results[stage.name] = fit_stage(
-                        stage, own, cut, batches, config.seed, initial, state, callbacks, place.name
-                    )
+                    results[stage.name] = fit_stage(stage, own, cut, batches, config.seed, state, callbacks, place.name)
                 recording.record_reuse(record, stage, results[stage.name])
                 if stage is not stages[-1] or own is not network:
                     weights[stage.name] = own.model.get_weights()
@@ -241,7 +247,7 @@ def _tested(
     if selected.name in weights:
         network.model.set_weights(weights[selected.name])
         network.unfreeze(selected.depth)  # the recorded model says what trained, as `predict.py` has to know
-    cut = network.cut(selected.depth)
+    cut = network.cut(selected.reached)
 
     def evaluated(split: Split) -> "Evaluation":
         return evaluate(cut.tail, batches(cut, split), split, dataset.class_names)

@@ -4,7 +4,7 @@ A stage keeps its checkpoints in a folder named by its signature. A later call w
 completed epoch, or returns the stored result.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,6 @@ def fit_stage(
     cut: Cut,
     batches: Batches,
     seed: int,
-    initial: Mapping[str, np.ndarray],
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback],
     run: str,
@@ -72,7 +71,6 @@ def fit_stage(
         cut: of the network; its tail is what trains.
         batches: of what crosses the cut.
         seed: of the run.
-        initial: what kernels are drawn to by `stage.regularisation`, by path; those left out to zero.
         folder: of the stage, locked by this process.
         callbacks: see every epoch, also those that were trained before: then `params["found"]` is `whole` or, if the
             stage had not ended, `part`.
@@ -81,7 +79,7 @@ def fit_stage(
     model = cut.tail
     network.unfreeze(stage.depth)
     network.verify(model, stage.depth)
-    compile_stage(model, stage, network, initial)
+    compile_stage(model, stage, network)
     if done := checkpoints.finished(model, folder):
         replay(callbacks, model, stage, done.history, "whole")
         return done
@@ -126,7 +124,7 @@ def fit_stage(
     return checkpoints.finish(model, folder, history, trained_by, stage.evaluate)
 
 
-def compile_stage(model: keras.Model, stage: Stage, network: Network, initial: Mapping[str, np.ndarray]) -> None:
+def compile_stage(model: keras.Model, stage: Stage, network: Network) -> None:
     """Give a model of the network its optimizer, loss and metrics, or those of an earlier run back as they began.
 
     Compiling drops the traced steps, so that it is left out where only the learning rate differs.
@@ -139,7 +137,7 @@ def compile_stage(model: keras.Model, stage: Stage, network: Network, initial: M
         for variable, value in zip(model.optimizer.variables, begun, strict=True):
             variable.assign(keras.ops.zeros_like(variable) if value is None else value)
         model.optimizer.learning_rate.assign(stage.settings.learning_rate)
-        set_targets(model, initial)
+        set_targets(model, network.initial)
         return
     model.compile(
         optimizer=build_optimizer(
@@ -154,5 +152,5 @@ def compile_stage(model: keras.Model, stage: Stage, network: Network, initial: M
     )
     model.optimizer.build(model.trainable_variables)
     values = (variable.numpy() for variable in model.optimizer.variables)
-    set_targets(model, initial)
+    set_targets(model, network.initial)
     network.made[key] = settings, [value if np.any(value) else None for value in values]  # most are zeros

@@ -134,7 +134,6 @@ class Accumulate(keras.callbacks.Callback):
         first = batch // self.batches * self.batches
         ends = [min(each * self.batch_size, self.examples) for each in (first, batch, batch + 1, first + self.batches)]
         optimizer.share.assign((ends[2] - ends[1]) / (ends[3] - ends[0]))
-        optimizer.begins.assign(batch == first)
         optimizer.ends.assign(ends[2] == ends[3])
 
 
@@ -175,7 +174,8 @@ class _FineTuning(keras.optimizers.Optimizer):
         plan.scales = [plan.factors.get(variable.path, 1.0) for variable in variables]
         if plan.settings.accumulate > 1:
             self.sums = self.add_optimizer_variables(variables, "sum")
-            self.share, self.begins, self.ends = tf.Variable(1.0), tf.Variable(True), tf.Variable(True)
+            self.filled = self.add_variable((), name="filled")  # share of the step that `sums` have
+            self.share, self.ends = tf.Variable(1.0), tf.Variable(True)
         for variable in variables:
             if plan.penalties.get(variable.path) and len(variable.shape) > 1:
                 plan.targets[variable.path] = tf.Variable(tf.zeros(variable.shape))
@@ -186,10 +186,17 @@ class _FineTuning(keras.optimizers.Optimizer):
         if self.plan.settings.accumulate == 1:
             self._step(grads, trainable_variables)
             return
+        self.filled.assign_add(self.share)
         for total, gradient in zip(self.sums, grads, strict=True):
-            part = tf.cast(self.share, total.dtype) * tf.cast(gradient, total.dtype)
-            total.assign(tf.where(self.begins, part, total + part))
-        tf.cond(self.ends, lambda: self._step([total.value for total in self.sums], trainable_variables), lambda: None)
+            total.assign_add(tf.cast(self.share, total.dtype) * tf.cast(gradient, total.dtype))
+
+        def step() -> None:
+            self._step([total / tf.cast(self.filled, total.dtype) for total in self.sums], trainable_variables)
+            for variable in (self.filled, *self.sums):
+                variable.assign(tf.zeros_like(variable))
+
+        # Mixed precision leaves out a batch whose gradients overflow; the others of the step count for it.
+        tf.cond(self.ends, step, lambda: None)
 
     def update_step(self, gradient, variable, learning_rate):
         settings = self.plan.settings

@@ -4,7 +4,7 @@ It changes nothing: weights, optimizer and random numbers are put back, so a run
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -39,9 +39,7 @@ class FoundRates:
     proposed: float
 
 
-def find_rates(
-    stage: Stage, network: Network, cut: Cut, batches: Batches, seed: int, initial: Mapping[str, np.ndarray]
-) -> FoundRates:
+def find_rates(stage: Stage, network: Network, cut: Cut, batches: Batches, seed: int) -> FoundRates:
     """Train up to 100 steps at rates from 1e-7 to 10, until the loss diverges, and put everything back.
 
     Args:
@@ -50,12 +48,11 @@ def find_rates(
         cut: of the network; its tail is what trains.
         batches: of what crosses the cut.
         seed: of the run.
-        initial: as for `fit_stage`.
     """
     model = cut.tail
     stage = replace(stage, optimizer=stage.optimizer.model_copy(update={"accumulate": 1, "ema": None}))
     network.unfreeze(stage.depth)
-    compile_stage(model, stage, network, initial)
+    compile_stage(model, stage, network)
     variables = [*model.variables, *model.optimizer.variables]
     before = [variable.numpy() for variable in variables]
     rising = _RisingRate()

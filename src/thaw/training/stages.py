@@ -19,6 +19,7 @@ class Stage:
         name: as in `training.stages`.
         number: its position in `training.stages`, from 0.
         depth: which units of the backbone train.
+        reached: which units this stage or one before it trains; the network is cut before them.
         first_epoch: the number of its first epoch.
         count: how many epochs it has, unless it stops early; they count on from stage to stage.
         settings: epochs, learning rate and so on.
@@ -33,6 +34,7 @@ class Stage:
     name: str
     number: int
     depth: Depth
+    reached: Depth
     first_epoch: int
     count: int
     settings: schema.Stage
@@ -84,15 +86,16 @@ def plan_stages(
                 )
         depth = min(wanted, limit, key=_units)
         is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
-        before = stages[-1].depth if stages else 0
+        before = stages[-1] if stages else None
         count = settings.epochs
         if settings.steps:
             count = math.ceil(settings.steps / steps_per_epoch(examples[name], training.batch_size, optimizer))
-        if count and not (is_limited and _units(depth) <= _units(before)):
+        if count and not (is_limited and _units(depth) <= _units(before.depth if before else 0)):
+            reached = max(depth, before.reached if before else 0, key=_units)
             stages.append(
                 Stage(
-                    name, number, depth, first_epoch, count, settings, evaluate, loss, regularisation, optimizer,
-                    schedule,
+                    name, number, depth, reached, first_epoch, count, settings, evaluate, loss, regularisation,
+                    optimizer, schedule,
                 )
             )  # fmt: skip
             first_epoch += count
