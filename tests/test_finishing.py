@@ -73,7 +73,7 @@ def tried(trained, settings, weights=None):
     weights = weights or {"head": [0 * each for each in net.model.get_weights()]}
     return [
         (each, net.model.get_weights())
-        for each in finishes(schema.Finish(**settings), net, before, weights, batches, dataset, 0)
+        for _, each in finishes(schema.Finish(**settings), net, before, weights, batches, dataset, 0)
     ]
 
 
@@ -98,9 +98,30 @@ def test_weights_between_stages_are_taken_only_if_validation_is_better(trained):
     assert found.name == "wise_ft"
     np.testing.assert_allclose(between[-2], 0.1 * weights[-2], rtol=1e-5)
     net.model.set_weights(weights)
-    assert tried(trained, {"wise_ft": True}, {"head": weights}) == []
+    ((rejected, _),) = tried(trained, {"wise_ft": True}, {"head": weights})
+    assert rejected is None
     for one, other in zip(weights, net.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_nothing_is_evaluated_unless_something_is_asked_for(trained):
+    net, before, _, dataset = trained
+    assert list(finishes(schema.Finish(), net, before, {}, lambda *_, **__: 1 / 0, dataset, 0)) == []
+
+
+def test_the_test_images_are_looked_at_for_what_validation_accepts_alone(trained):
+    net, before, batches, dataset = trained
+    seen = []
+
+    def watched(cut, split, **view):
+        seen.append(split is dataset.test)
+        return batches(cut, split, **view)
+
+    head = {"head": net.model.get_weights()}
+    ((_, rejected),) = finishes(schema.Finish(wise_ft=True), net, before, head, watched, dataset, 0)
+    assert rejected is None
+    assert seen
+    assert not any(seen)
 
 
 def test_views_are_averaged(trained):
@@ -135,9 +156,17 @@ def test_what_validation_accepts_is_a_run_of_its_own_beside_the_one_it_came_from
         assert numbers(there, each)["val_loss"] == numbers(there, own)["val_loss"]
         paths = [file.path for file in there.list_artifacts(each.info.run_id)]
         assert {"predictions.csv", "reliability.png", "config.yaml"} <= set(paths)
+    for name in {"wise_ft", "temperature", "tta"} - set(runs):
+        assert f"{name} · not accepted" in out
+    assert {each.info.status for each in runs_of(there, parent)} == {"FINISHED"}
     status, out, err = command("-m", *run, "seed=0", "finish=all", elsewhere)
     assert status == 0, err
     assert len(runs_of(there, parent)) == len(runs) + 1
+    for each in runs_of(there, parent):
+        there.delete_run(each.info.run_id)
+    status, out, err = command("-m", *run, "seed=0", "finish=all", elsewhere)
+    assert status == 0, err
+    assert len(runs_of(there, parent)) == len(runs) + 1, "what was deleted is recorded again"
 
 
 def test_predictions_come_from_a_run_with_a_model(command, client, tmp_path):

@@ -162,7 +162,7 @@ class Finish(Section):
     """
 
     name: Name = "none"
-    views: int = Field(default=0, ge=0, le=1000)
+    views: Literal[0] | Annotated[int, Field(ge=2, le=1000)] = 0
     temperature: bool = False
     wise_ft: bool = False
 

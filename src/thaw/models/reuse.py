@@ -132,34 +132,37 @@ class Networks:
         kept.trained |= network.plan(deepest)
         return replace(network, backbone=backbone)
 
-    def resized(
+    def at_sizes(
         self,
         network: Network,
-        modality: Images,
+        sizes: Iterable[Images],
         settings: schema.Backbone,
         weights: schema.Weights,
         head: schema.Head,
         deepest: Depth,
         seed: int,
-    ) -> Network:
-        """A network as it is, for examples of another size.
+    ) -> dict[Images, Network]:
+        """A network as it is for each size of examples, its own included.
 
         Args:
             network: with its initial weights.
-            modality: of the examples.
+            sizes: the modality at each size.
             settings: which network.
             weights: which weights.
             head: of the network.
             deepest: as for `build_network`.
             seed: of the head's initial weights and dropout.
         """
-        backbone = self.backbone(settings, weights, modality, seed, deepest == "all")
-        backbone.model.set_weights(network.backbone.model.get_weights())
-        if kept := self._kept(backbone):
-            kept.initial.clear()  # they are set in full by the next run that starts from them
-        classes = network.head[-1].units
-        backbone = replace(backbone, digest=network.backbone.digest)
-        return self.network(backbone, head, classes, modality, deepest, seed)
+        found, classes = {network.modality: network}, network.head[-1].units
+        for modality in sizes:
+            if modality not in found:
+                backbone = self.backbone(settings, weights, modality, seed, deepest == "all")
+                backbone.model.set_weights(network.backbone.model.get_weights())
+                if kept := self._kept(backbone):
+                    kept.initial.clear()  # they are set in full by the next run that starts from them
+                backbone = replace(backbone, digest=network.backbone.digest)
+                found[modality] = self.network(backbone, head, classes, modality, deepest, seed)
+        return found
 
     def _kept(self, backbone: Backbone) -> _Kept | None:
         return next((each for each in self.kept.values() if each.backbone.model is backbone.model), None)

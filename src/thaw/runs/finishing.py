@@ -22,7 +22,8 @@ from thaw.training.evaluation import Evaluation, evaluate
 
 TEST_VIEWS = schema.Augmentation(name="test", flip=True, crop=0.75)  # at least three quarters of the area
 SHOWN = ("accuracy", "loss", "calibration_error")  # of the test images
-TEMPERATURES = np.geomspace(0.05, 20, 2000)
+TEMPERATURES = np.geomspace(0.05, 20, 2001)  # 1 among them
+NOT_ACCEPTED = "not accepted: the validation loss is no lower"
 SHARES = np.linspace(0.1, 0.9, 9)  # of the fine-tuned weights
 
 Batches = Callable[..., tf.data.Dataset]  # (cut, split, views=, number=) -> one view of the split, in order
@@ -90,7 +91,7 @@ def finishes(
     batches: Batches,
     dataset: Dataset,
     seed: int,
-) -> Iterator[Finish]:
+) -> Iterator[tuple[str, Finish | None]]:
     """Try what is asked for; while one is handled the network has its weights, and afterwards those it had before.
 
     Args:
@@ -101,17 +102,22 @@ def finishes(
         batches: one view of a split.
         dataset: has validation and test images.
         seed: of the views.
+
+    Yields:
+        The name of each, and what came of it: None if validation is no better for it.
     """
-    tried = _Tried(network, before, batches, dataset)
-    found = network.model.get_weights()
-    if settings.wise_ft and before.selected is before.stages[-1] is not before.stages[0]:
-        yield from tried.wise_ft(weights[before.stages[0].name])
+    if not (settings.wise_ft or settings.temperature or settings.views):
+        return
+    tried, found = _Tried(network, before, batches, dataset), network.model.get_weights()
+    if settings.wise_ft:
+        first, is_last = before.stages[0], before.selected is before.stages[-1]
+        yield "wise_ft", tried.wise_ft(weights[first.name]) if is_last and before.selected is not first else None
         network.model.set_weights(found)
     if settings.temperature:
-        yield from tried.temperature()
+        yield "temperature", tried.temperature()
         network.model.set_weights(found)
-    if settings.views > 1:
-        yield from tried.averaged_views(settings.views, seed)
+    if settings.views:
+        yield "tta", tried.averaged_views(settings.views, seed)
 
 
 class _Tried:
@@ -122,7 +128,7 @@ class _Tried:
         self.cut = network.cut(before.selected.reached)
         self.validation = self._evaluated(dataset.validation)
 
-    def wise_ft(self, head: list[np.ndarray]) -> Iterator[Finish]:
+    def wise_ft(self, head: list[np.ndarray]) -> Finish | None:
         """Weights between those of the first stage and the fine-tuned ones (Wortsman et al. 2022, WiSE-FT)."""
         tuned = self.network.model.get_weights()
         losses = {}
@@ -130,23 +136,21 @@ class _Tried:
             self.network.model.set_weights(_between(head, tuned, share))
             losses[share] = self._evaluated(self.dataset.validation).metrics()["loss"]
         best = min(losses, key=losses.__getitem__)
-        if losses[best] < self._loss:
-            self.network.model.set_weights(_between(head, tuned, best))
-            about = f"Weights between the first stage and the last one, with {best:.0%} of the last (WiSE-FT)."
-            yield Finish("wise_ft", about, self._results(self._evaluated))
+        self.network.model.set_weights(_between(head, tuned, best))
+        about = f"Weights between the first stage and the last one, with {best:.0%} of the last (WiSE-FT)."
+        return self._accepted("wise_ft", about, self._evaluated)
 
-    def temperature(self) -> Iterator[Finish]:
+    def temperature(self) -> Finish | None:
         """Probabilities at the temperature with the lowest validation loss (Guo et al. 2017)."""
         logits = np.log(np.clip(self.validation.probabilities.astype(np.float64), 1e-12, 1.0))
         losses = [_loss(logits / each, self.validation.labels) for each in TEMPERATURES]
         temperature = float(TEMPERATURES[int(np.argmin(losses))])
-        if min(losses) < self._loss:
-            last = self.network.head[-1]
-            last.set_weights([each / temperature for each in last.get_weights()])  # the same as dividing logits
-            about = f"Probabilities at the temperature {temperature:.3g}, which validation chose."
-            yield Finish("temperature", about, self._results(self._evaluated))
+        last = self.network.head[-1]
+        last.set_weights([each / temperature for each in last.get_weights()])  # the same as dividing logits
+        about = f"Probabilities at the temperature {temperature:.3g}, which validation chose."
+        return self._accepted("temperature", about, self._evaluated)
 
-    def averaged_views(self, count: int, seed: int) -> Iterator[Finish]:
+    def averaged_views(self, count: int, seed: int) -> Finish | None:
         """The mean of the probabilities of the image and of flipped and cropped views of it."""
 
         def averaged(split: Split) -> Evaluation:
@@ -155,22 +159,22 @@ class _Tried:
             mean = np.mean([each.probabilities for each in evaluations], axis=0)
             return replace(evaluations[0], probabilities=mean)
 
-        validation = averaged(self.dataset.validation)
-        if validation.metrics()["loss"] < self._loss:
-            about = f"The mean over {count} views of each image, flipped and cropped (test-time augmentation)."
-            yield Finish("tta", about, self._results(averaged, validation), has_model=False)
+        about = f"The mean over {count} views of each image, flipped and cropped (test-time augmentation)."
+        return self._accepted("tta", about, averaged, has_model=False)
 
-    @property
-    def _loss(self) -> float:
-        return self.validation.metrics()["loss"]
+    def _accepted(
+        self, name: str, about: str, evaluated: Callable[[Split], Evaluation], has_model: bool = True
+    ) -> Finish | None:
+        """What validation accepts; the test images are looked at only then."""
+        validation = evaluated(self.dataset.validation).metrics()
+        if not validation["loss"] < self.validation.metrics()["loss"]:
+            return None
+        results = replace(self.before, evaluation=evaluated(self.dataset.test), validation=validation)
+        return Finish(name, about, results, has_model)
 
     def _evaluated(self, split: Split, views: Views = PLAIN, number: int | None = None) -> Evaluation:
         batches = self.batches(self.cut, split, views=views, number=number)
         return evaluate(self.cut.tail, batches, split, self.dataset.class_names)
-
-    def _results(self, evaluated: Callable[[Split], Evaluation], validation: Evaluation | None = None) -> Results:
-        validation = validation or evaluated(self.dataset.validation)
-        return replace(self.before, evaluation=evaluated(self.dataset.test), validation=validation.metrics())
 
 
 def _between(one: list[np.ndarray], other: list[np.ndarray], share: float) -> list[np.ndarray]:

@@ -1,9 +1,11 @@
 """What a run records while it trains: what it is, its data, its epochs and stages."""
 
+import contextlib
 import csv
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -16,9 +18,11 @@ from thaw.config.schema import Config
 from thaw.data.dataset import Dataset
 from thaw.data.splits import Split
 from thaw.errors import redact
+from thaw.locks import locked
 from thaw.models import units
 from thaw.models.network import Network
 from thaw.runs.context import Context
+from thaw.tracking import delivery, journal
 from thaw.tracking.journal import Record
 from thaw.tracking.markdown import code_block
 from thaw.tracking.names import (
@@ -33,6 +37,7 @@ from thaw.tracking.names import (
     stage_tag,
 )
 from thaw.tracking.sent import Sent
+from thaw.tracking.store import Store
 from thaw.training.checkpoints import StageResult
 from thaw.training.optimizers import rate_factors
 from thaw.training.schedules import epoch_rates
@@ -206,6 +211,18 @@ class RateCurve(keras.callbacks.Callback):
 def record_stage(record: Record, stages: list[Stage], stage: Stage, signature: str) -> None:
     """Record the signature of a stage that begins."""
     record.tags({STAGES: " ".join(each.name for each in stages), stage_tag(stage.name): signature})
+
+
+@contextlib.contextmanager
+def beside(folder: Path, store: Store, opening: dict) -> Iterator[Record | None]:
+    """The record of a run that came of another one, in a folder of its own; None if it was recorded before a kill."""
+    with locked(folder):
+        delivery.forget_deleted(folder, store)
+        if journal.finished(folder) is not None:
+            yield None
+            return
+        with Record(folder, **opening) as record:
+            yield record
 
 
 def repeat_stages(

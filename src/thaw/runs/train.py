@@ -71,7 +71,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.models import units
     from thaw.models.reuse import Networks
     from thaw.runs import record as recording
-    from thaw.runs.finishing import finishes, record_finish
+    from thaw.runs.finishing import NOT_ACCEPTED, finishes, record_finish
     from thaw.runs.progress import EpochProgress
     from thaw.runs.proposals import record_proposals
     from thaw.runs.results import record_results
@@ -120,22 +120,18 @@ def train(config: Config, context: Context) -> Outcome:
                 units.fresh(config.reinit, stages[-1].reached, backbone.blocks, backbone.name), config.seed,
             )  # fmt: skip
             network = networks.network(backbone, config.head, classes, modality, stages[-1].reached, config.seed)
-            about = recording.describe_run(record, config, context, network, stages)
-            recording.describe_data(record, config.dataset, config.fraction, dataset, training)
-            at, sizes = {modality: network}, []  # the network for each size, and the size of each stage
-            for number in range(len(stages)):
-                share = config.resolution.share(number, len(stages))
-                sizes.append(modality.resized(share, config.backbone.smallest_size))
-                if sizes[-1] not in at:
-                    at[sizes[-1]] = networks.resized(
-                        network,
-                        sizes[-1],
-                        config.backbone,
-                        config.weights,
-                        config.head,
-                        stages[-1].reached,
-                        config.seed,
-                    )
+
+            def describe(record: journal.Record, finish: str = "none") -> str:
+                about = recording.describe_run(record, config, context, network, stages, finish)
+                recording.describe_data(record, config.dataset, config.fraction, dataset, training)
+                return about
+
+            about = describe(record)
+            shares = (config.resolution.share(number, len(stages)) for number in range(len(stages)))
+            sizes = [modality.resized(share, config.backbone.smallest_size) for share in shares]
+            at = networks.at_sizes(
+                network, sizes, config.backbone, config.weights, config.head, stages[-1].reached, config.seed
+            )
             if config.regularisation.towards == "initial":
                 at = {images: replace(each, initial=each.kernels(stages[-1].reached)) for images, each in at.items()}
                 network = at[modality]
@@ -153,7 +149,7 @@ def train(config: Config, context: Context) -> Outcome:
                 config.training, config.head, config.augmentation, config.activations.dtype, config.seed, devices.key
             )
             results, weights, signatures, proposals, signed, first_step = {}, {}, {}, {}, "", 0
-            size, before = config.training.batch_size, network
+            size, before, beside = config.training.batch_size, network, []
             for stage, stage_size in zip(stages, sizes, strict=True):
                 report.phase(stage.name)
                 own, cache = at[stage_size], caches[stage_size]
@@ -200,18 +196,23 @@ def train(config: Config, context: Context) -> Outcome:
                 report.phase("recording")
                 record_results(record, config.tracking, network, training, outcome, about, began)
                 with cache:
-                    for each in finishes(config.finish, network, outcome, weights, cached, dataset, config.seed):
-                        report.announce(each.summary(outcome))
-                        beside = workspace.run(f"{context.name} {each.name}", [place.name, each.name])
-                        if journal.finished(beside) is not None:
-                            continue  # recorded before a kill
-                        opening["name"] = f"{context.name} finish={each.name}"
-                        with locked(beside), context.sending(beside, store), journal.Record(beside, **opening) as kept:
-                            recording.describe_run(kept, config, context, network, stages, each.name)
-                            recording.describe_data(kept, config.dataset, config.fraction, dataset, training)
-                            recording.repeat_stages(kept, stages, signatures, results)
-                            record_finish(kept, config.tracking, network, training, each, outcome, about, began)
+                    tried = finishes(config.finish, network, outcome, weights, cached, dataset, config.seed)
+                    for name, accepted in tried:
+                        report.announce(accepted.summary(outcome) if accepted else f"  {name} · {NOT_ACCEPTED}")
+                        if accepted:
+                            beside.append(workspace.run(f"{context.name} {name}", [place.name, name]))
+                            opening["name"] = f"{context.name} finish={name}"
+                            with recording.beside(beside[-1], store, opening) as kept:
+                                if kept:
+                                    describe(kept, name)
+                                    recording.repeat_stages(kept, stages, signatures, results)
+                                    record_finish(
+                                        kept, config.tracking, network, training, accepted, outcome, about, began
+                                    )
         report.phase("sending to MLflow")
+        for each in beside:
+            with context.sending(each, store):  # whose journal has ended, as has that of the run
+                pass
     finished = Outcome.of(place, context.name, choices, ", ".join(epochs.reused) or None)
     assert finished is not None
     return finished
