@@ -15,8 +15,15 @@ NEEDED = {
     "dataset=tfds": ["dataset.name=tf_flowers"],
     "weights=file": ["weights.path={weights}"],
     "recipe=bit": ["training.finetune.steps=null"],
+    "training=bit": ["training.finetune.steps=null"],
 }
-DEEP = ("backbone", "recipe=automm", "recipe=bit")  # begin with options that do not train the head alone
+DEEP = (
+    "backbone",
+    "recipe=automm",
+    "recipe=bit",
+    "training=automm",
+    "training=bit",
+)  # begin with options that do not train the head alone
 ELSEWHERE = ["weights=imagenet", "training=gradual"]
 ELSEWHERE += [f"dataset={name}" for name in ("tfds", "flowers", "food10", "food10_10", "food10_1")]
 
@@ -50,6 +57,16 @@ def test_every_option_composes(composed, option):
     places = {"pictures": "/pictures", "weights": "/weights.h5", "table": "/labels.csv"}
     overrides = [each.format(**places) for each in NEEDED.get(option, [])]
     assert composed(option, *overrides).backbone.name
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "conf" / "recipe").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "given", ["augmentation=none", "head=linear", "optimizer=adam", "schedule=constant", "training=staged"]
+)
+def test_a_group_that_is_given_wins_over_the_recipe(composed, recipe, given):
+    group = given.partition("=")[0]
+    wanted, found = composed(given, "unfreeze=3"), composed(f"recipe={recipe}", given, "unfreeze=3")
+    assert getattr(found, group) == getattr(wanted, group)
 
 
 @pytest.mark.slow
