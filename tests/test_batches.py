@@ -13,6 +13,7 @@ from thaw.training.batches import (
     evaluation_batches,
     sample_examples,
     training_batches,
+    view_batches,
 )
 
 FLIP = Augmentation(name="light", flip=True, rotation=0.0, zoom=0.0, translation=0.0, views=None)
@@ -96,6 +97,17 @@ def test_each_epoch_has_views_of_its_own_and_evaluation_has_none():
     assert set(first.values()) == {0, 210}
     assert first != second
     assert {int(i[0, 0, 0]) for images, _, _ in evaluation_batches(split, Images(8), 8) for i in images} == {0}
+
+
+def test_a_part_of_a_view_is_that_of_the_whole():
+    """With the partners that mixed images have in the whole split."""
+    mixed = Views(Augmentation(mixup=0.5), 0, None, 16)
+    (whole,) = view_batches(numbered(16), Images(8), 16, mixed, 1)
+    rows = np.array([3, 9, 12])
+    (part,) = view_batches(numbered(16), Images(8), 8, mixed, 1, rows)
+    assert part[2].numpy().tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    for one, other in zip(part[:2], whole[:2], strict=True):
+        np.testing.assert_array_equal(one.numpy()[:3], other.numpy()[rows])
 
 
 def test_a_sample_is_of_plain_images_in_batches():

@@ -15,7 +15,8 @@ NEEDED = {
     "dataset=tfds": ["dataset.name=tf_flowers"],
     "weights=file": ["weights.path={weights}"],
     "recipe=bit": ["training.finetune.steps=null"],
-    "training=bit": ["training.finetune.steps=null"],
+    "training=automm": ["unfreeze=1block"],
+    "training=bit": ["training.finetune.steps=null", "unfreeze=1block"],
 }
 DEEP = (
     "backbone",

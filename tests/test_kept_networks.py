@@ -2,6 +2,7 @@
 
 import errno
 
+import keras
 import numpy as np
 import pytest
 from commands import numbers
@@ -12,6 +13,7 @@ from thaw import files
 from thaw.array_store import ArrayStore
 from thaw.cli import train as cli
 from thaw.config import schema
+from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
 from thaw.models import reuse, weights
 from thaw.models.backbones import applications
@@ -53,6 +55,31 @@ def started(networks, seed=0, source=RANDOM, split=None, store=None, head=HEAD):
     key = f"{seed} {split.digest}"
     backbone = networks.initialize(backbone, sample_examples(split, Images(32)), store, key)
     return networks.network(backbone, head, 3, Images(32), DEPTH, seed)
+
+
+def test_images_that_cannot_be_read_leave_the_initial_weights_of_the_runs_before(built):
+    """The statistics of random weights are measured again for other images, and fail halfway."""
+    networks = reuse.Networks({})
+    before = started(networks)
+    kept, momenta = before.backbone.model.get_weights(), momenta_of(before)
+
+    def broken():
+        yield np.zeros((8, 32, 32, 3), np.float32)
+        raise ThawError("x.png does not decode")
+
+    backbone = networks.backbone(MOBILENET, RANDOM, Images(32), 0, from_scratch=False)
+    with pytest.raises(ThawError):
+        networks.initialize(backbone, broken(), None, "other images")
+    after = started(networks)
+    assert after.backbone.digest == before.backbone.digest
+    for one, other in zip(kept, after.backbone.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert momenta_of(after) == momenta
+
+
+def momenta_of(network):
+    """Of batch normalization."""
+    return [each.momentum for each in network.backbone.units if isinstance(each, keras.layers.BatchNormalization)]
 
 
 def spoil(network):

@@ -25,7 +25,9 @@ def estimated(backbone, composed):
     def run(*overrides, images=1000):
         config = composed("dataset.image_size=64", "training.batch_size=16", *overrides)
         stages = planned(config, backbone)
-        return memory.estimate(backbone, config.head, config.training, stages, Images(64), 10, images)
+        return memory.estimate(
+            backbone, config.head, config.training, stages, Images(64), 10, images, config.resolution.shares
+        )
 
     return run
 
@@ -54,6 +56,12 @@ def test_outputs_are_as_large_as_the_precision_and_no_batch_is_larger_than_the_d
     half = estimated("unfreeze=all", "training.batch_size=512", "training.precision=mixed_bfloat16")
     assert half["outputs of layers"] == whole / 2
     assert estimated("unfreeze=all", "training.batch_size=512", images=256)["outputs of layers"] == whole / 2
+
+
+def test_stages_that_train_small_keep_less(estimated):
+    large = ["unfreeze=all", "training.batch_size=512"]
+    whole, small = (estimated(*large, f"resolution.shares=[{share}]")["outputs of layers"] for share in (1.0, 0.5))
+    assert small == whole // 4
 
 
 def test_without_a_frozen_part_nothing_is_computed_for_more_images_than_a_batch(estimated):

@@ -54,12 +54,18 @@ def main(composed: DictConfig) -> None:
     split = fraction(dataset.train, first.fraction or config.fraction, config.seed)
     balanced = config.training.sampling == "balanced"
     ((_, order),) = epoch_orders(split.labels, range(1), (config.seed, 0), balanced)
-    images = split.take(order[: PLAIN_IMAGES if is_plain else IMAGES])
+    chosen = order[: PLAIN_IMAGES if is_plain else IMAGES]
     epochs = range(1 if is_plain else VIEWS)
     numbers = [augmented.number(epoch) for epoch in epochs]
-    views = [_pixels(view_batches(images, modality, len(images), augmented, number), len(images)) for number in numbers]
+    views = [
+        _pixels(view_batches(split, modality, len(chosen), augmented, number, chosen), len(chosen))
+        for number in numbers
+    ]
     columns = [f"epoch {epoch + 1}" for epoch in epochs]
-    rows = [(dataset.class_names[label], [view[index] for view in views]) for index, label in enumerate(images.labels)]
+    rows = [
+        (dataset.class_names[label], [view[index] for view in views])
+        for index, label in enumerate(split.labels[chosen])
+    ]
     title = f"{dataset.name}, {modality.description}, augmentation {config.augmentation.name}"
     save(predictions.batch(rows, columns, title), FILE)
     shown.announce(f"Drawn: {FILE}")

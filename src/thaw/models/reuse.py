@@ -107,6 +107,7 @@ class Networks:
                     variable.assign(value)
             kept.trained.clear()
             return replace(backbone, digest=digest)
+        kept.initial.clear()  # before the weights are others, as the images may fail to be read
         backbone.model.set_weights(kept.built)
         complete = initialize(backbone, batches, store, own, fresh, seed)
         values = backbone.model.get_weights() if is_new else kept.built

@@ -125,13 +125,15 @@ def set_batch_norm_statistics(
         layer.rate = 0.0
     for layer in others:
         layer.trainable = False  # inference mode
-    for number, batch in enumerate(progress.counted(batches, "batch-norm statistics", None, "batches")):
-        for layer in normalizations:
-            layer.momentum = number / (number + 1)  # makes the moving average a plain mean
-        model(batch, training=True)
-    for layer, momentum in zip(normalizations, momenta, strict=True):
-        layer.momentum = momentum
-    for layer in others:
-        layer.trainable = True
-    for layer, rate in zip(dropouts, rates, strict=True):
-        layer.rate = rate
+    try:
+        for number, batch in enumerate(progress.counted(batches, "batch-norm statistics", None, "batches")):
+            for layer in normalizations:
+                layer.momentum = number / (number + 1)  # makes the moving average a plain mean
+            model(batch, training=True)
+    finally:  # the next run of the process may take this network
+        for layer, momentum in zip(normalizations, momenta, strict=True):
+            layer.momentum = momentum
+        for layer in others:
+            layer.trainable = True
+        for layer, rate in zip(dropouts, rates, strict=True):
+            layer.rate = rate

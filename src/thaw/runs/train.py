@@ -111,7 +111,8 @@ def train(config: Config, context: Context) -> Outcome:
             if config.training.class_weights:
                 stages = [replace(each, class_weights=class_weights(training[each.name].labels)) for each in stages]
             most = max(map(len, training.values()))
-            check_memory(backbone, config.head, config.training, stages, modality, classes, most)
+            shares = [config.resolution.share(number, len(stages)) for number in range(len(stages))]
+            check_memory(backbone, config.head, config.training, stages, modality, classes, most, shares)
             first = training[stages[0].name]
             stored = ArrayStore(workspace.activations, config.activations.max_gigabytes)
             key = signature.of_initial_weights(config.backbone, modality, config.seed, first, config.training.precision)
@@ -127,7 +128,6 @@ def train(config: Config, context: Context) -> Outcome:
                 return about
 
             about = describe(record)
-            shares = (config.resolution.share(number, len(stages)) for number in range(len(stages)))
             sizes = [modality.resized(share, config.backbone.smallest_size) for share in shares]
             at = networks.at_sizes(
                 network, sizes, config.backbone, config.weights, config.head, stages[-1].reached, config.seed

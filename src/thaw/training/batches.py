@@ -111,7 +111,7 @@ def training_batches(
         for epoch, order in epoch_orders(split.labels, epochs, seed, balanced):
             yield order, views.number(epoch)
 
-    return _examples(shown, len(epochs), split, modality, batch_size, views)
+    return _examples(shown, len(epochs) * -(-len(split) // batch_size), split, modality, batch_size, views)
 
 
 def evaluation_batches(split: Split, modality: Images, batch_size: int) -> tf.data.Dataset:
@@ -119,9 +119,17 @@ def evaluation_batches(split: Split, modality: Images, batch_size: int) -> tf.da
     return view_batches(split, modality, batch_size, PLAIN, None)
 
 
-def view_batches(split: Split, modality: Images, batch_size: int, views: Views, number: int | None) -> tf.data.Dataset:
-    """One view of every example of `split`, in order; batches as in `training_batches`."""
-    return _examples(lambda: [(np.arange(len(split)), number)], 1, split, modality, batch_size, views)
+def view_batches(
+    split: Split,
+    modality: Images,
+    batch_size: int,
+    views: Views,
+    number: int | None,
+    rows: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """One view of every example of `split` in order, or of those in `rows`; batches as in `training_batches`."""
+    shown = np.arange(len(split)) if rows is None else rows
+    return _examples(lambda: [(shown, number)], -(-len(shown) // batch_size), split, modality, batch_size, views)
 
 
 def array_batches(
@@ -214,13 +222,13 @@ def _pad_to_multiple(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np
 
 def _examples(
     shown: Callable[[], Iterable[tuple[np.ndarray, int | None]]],
-    epochs: int,
+    count: int,
     split: Split,
     modality: Images,
     batch_size: int,
     views: Views,
 ) -> tf.data.Dataset:
-    """The batches of several epochs; `shown` gives for each the order of the examples and the number of the view."""
+    """The batches of several epochs, `count` in all; `shown` gives each one's order of the examples and its view."""
     labels, keys = tf.constant(split.labels), tf.constant(split.keys())
     plain = views.number(0) is None
 
@@ -251,5 +259,4 @@ def _examples(
 
     signature = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.float32, tf.int64))
     dataset = tf.data.Dataset.from_generator(places, output_signature=signature).flat_map(batches)
-    count = epochs * -(-len(split) // batch_size)
     return prefetch(dataset.apply(tf.data.experimental.assert_cardinality(count)))

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -29,6 +30,7 @@ def check_memory(
     modality: Images,
     classes: int,
     examples: int,
+    shares: Sequence[float] = (1.0,),
 ) -> None:
     """Refuse a run that needs more memory than this machine has; a lower bound, so that no run that fits is refused.
 
@@ -40,13 +42,14 @@ def check_memory(
         modality: of the examples.
         classes: of the dataset.
         examples: number of training examples; no batch is larger.
+        shares: of the size that is tested, at which stages train.
 
     Raises:
         ThawError: it does not fit; names how much each part needs.
     """
     if tf.config.list_physical_devices("GPU"):  # GPU memory counts there, and its allocator raises
         return
-    parts = estimate(backbone, head, training, stages, modality, classes, examples)
+    parts = estimate(backbone, head, training, stages, modality, classes, examples, shares)
     needed, present = sum(parts.values()) / 1e9, available() / 1e9
     if needed > present:
         batches = f"images of {modality.description} in batches of {training.batch_size}"
@@ -65,6 +68,7 @@ def estimate(
     modality: Images,
     classes: int,
     examples: int,
+    shares: Sequence[float] = (1.0,),
 ) -> dict[str, int]:
     """The bytes that a run needs at least, by what they are for; arguments as for `check_memory`."""
     units, features = backbone.units, backbone.model.output.shape
@@ -82,7 +86,8 @@ def estimate(
     for stage in stages:
         trained = [units[place] for place in positions(stage.depth, len(units))]
         weights = sum(math.prod(weight.shape) for layer in trained for weight in layer.trainable_weights) * FLOAT
-        kept = batch * sum(output_values(layer) for layer in trained if layer.weights) * computed  # for backpropagation
+        outputs = sum(output_values(layer) for layer in trained if layer.weights) * computed
+        kept = int(batch * outputs * min(shares) ** 2)  # for backpropagation
         optimizer = stage.optimizer
         slots = (
             1 + MOMENTS[optimizer.name] + (optimizer.momentum > 0) + (optimizer.accumulate > 1) + bool(optimizer.ema)
