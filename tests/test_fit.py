@@ -65,6 +65,12 @@ def test_epochs_run_on_from_the_head_to_fine_tuning(plan):
     assert (head.settings.learning_rate, finetune.settings.learning_rate) == (1e-3, 1e-4)
 
 
+def test_steps_take_the_place_of_epochs_unless_these_leave_the_stage_out(plan):
+    """Of 100 images in batches of 32: four steps an epoch."""
+    assert [(each.name, each.count) for each in plan(20, steps=9)] == [("head", 3), ("finetune", 5)]
+    assert [each.name for each in plan(20, steps=9, epochs=0)] == ["finetune"]
+
+
 def test_the_network_is_cut_before_everything_that_has_trained(plan):
     backwards = schema.Training(stages=["finetune", "head"], head=schema.Stage(unfreeze=0))
     assert [(each.name, each.depth, each.reached) for each in plan(20, backwards)] == [

@@ -273,7 +273,7 @@ class Optimizer(Section):
 class Stage(Section):
     """One compile and fit; `fraction` and `unfreeze` are null for those of the run, whose depth is also the limit.
 
-    `steps`, of the optimizer, take the place of `epochs`: as many whole epochs as have at least so many.
+    `steps`, of the optimizer, take the place of `epochs` unless these are 0: as many whole epochs as have so many.
     """
 
     epochs: int = Field(default=5, ge=0, le=LARGEST_COUNT)
@@ -412,7 +412,7 @@ class Config(Section):
                 f"unfreeze=0 trains the head alone, and no stage of training.stages=[{','.join(self.training.stages)}] "
                 "does; give unfreeze=1block or more, or training.stages=[head]"
             )
-        if not any((each.epochs or each.steps) and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):
+        if not any(each.epochs and (each.unfreeze == 0 or self.unfreeze != 0) for each in sections):
             raise ValueError(f"no stage has an epoch to train; set training.{self.training.stages[0]}.epochs=1 or more")
         return self
 

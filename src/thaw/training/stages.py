@@ -88,7 +88,7 @@ def plan_stages(
         is_limited = settings.unfreeze is None or _units(wanted) > _units(limit)
         before = stages[-1] if stages else None
         count = settings.epochs
-        if settings.steps:
+        if settings.steps and settings.epochs:
             count = math.ceil(settings.steps / steps_per_epoch(examples[name], training.batch_size, optimizer))
         if count and not (is_limited and _units(depth) <= _units(before.depth if before else 0)):
             reached = max(depth, before.reached if before else 0, key=_units)
