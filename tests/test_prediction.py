@@ -346,14 +346,19 @@ def test_every_backbone_can_be_explained(name, tmp_path):
     assert heat.min() >= 0
 
 
-def test_the_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
+def test_the_simplest_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
     store = connect(None, str(Workspace(tmp_path / "mlruns").create().root))
     number = store.experiment("pets")
-    for name, validation, test in (("validated", 0.9, 0.5), ("lucky", 0.8, 0.7)):
+    for name, validation, test, size in (
+        ("larger", 0.9, 0.6, 500),
+        ("validated", 0.9, 0.5, 20),
+        ("lucky", 0.8, 0.7, 10),
+    ):
         run = store.client.create_run(number, run_name=name, tags={"thaw.kind": "run"})
         model = store.client.create_logged_model(number, "model", run.info.run_id)
         store.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
-        for key, value in (("kept_val_accuracy", validation), ("test_accuracy", test)):
+        metrics = {"kept_val_accuracy": validation, "test_accuracy": test, "trainable_parameters": size}
+        for key, value in metrics.items():
             store.client.log_metric(run.info.run_id, key, value)
         store.client.set_terminated(run.info.run_id)
     assert selection.choose(store, None, "pets").info.run_name == "validated"
@@ -362,7 +367,8 @@ def test_the_run_with_the_best_validation_is_taken_whatever_its_test(tmp_path):
 def classified(number, truth, explained):
     heat = np.zeros((30, 40), np.float32) if explained else None
     image = np.full((30, 40, 3), 200, np.uint8)
-    return predictions.Classified(f"{number}.png", image, [("Melon", 0.6), ("Lemon", 0.31)], truth, 0.31, heat)
+    top = [("Melon", 0.6), ("Lemon", 0.31)]
+    return predictions.Classified(f"{number}.png", image, top, ("Melon",), truth and (truth,), dict(top), heat)
 
 
 @pytest.mark.parametrize("explained", [False, True])

@@ -63,14 +63,14 @@ def charts(found: Comparison, client: MlflowClient) -> Iterator[Chart]:
 def confusion(client: MlflowClient, variant: Variant) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """The sum of the confusion matrices of a variant's runs, int (classes, classes), and the class names.
 
-    None if no run recorded its predictions, or the runs do not have the same classes.
+    None if no run recorded its predictions, the runs do not have the same classes, or images have several.
     """
     matrix: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     for run in variant.runs:
         answers = reader.predictions(client, run.id)
         names = tuple(answers[0].probabilities) if answers else ()
-        if not names or (class_names and names != class_names):
+        if not names or answers[0].several or (class_names and names != class_names):
             return None, ()
         if matrix is None:
             matrix, class_names = np.zeros((len(names), len(names)), int), names
@@ -89,15 +89,29 @@ def confused(matrix: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def per_class(matrix: np.ndarray | None, class_names: tuple[str, ...]) -> list[tuple[str, float, float, float, int]]:
-    """Precision, recall and F1 of each class in [0, 1], 0 where undefined, and the number of its test images."""
-    if matrix is None:
+def per_class(client: MlflowClient, variant: Variant) -> list[tuple[str, float, float, float, int]]:
+    """Precision, recall and F1 of each class in [0, 1], 0 where undefined, and the number of its test images.
+
+    Of all runs of a variant; empty if a run recorded no predictions, or the runs do not have the same classes.
+    """
+    answers = [reader.predictions(client, run.id) for run in variant.runs]
+    if not all(answers) or len({tuple(each[0].probabilities) for each in answers}) > 1:
         return []
-    right = np.diag(matrix)
-    precision = right / np.maximum(matrix.sum(axis=0), 1)
-    recall = right / np.maximum(matrix.sum(axis=1), 1)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return list(zip(class_names, precision, recall, f1, matrix.sum(axis=1), strict=True))
+    true, predicted, right = Counter[str](), Counter[str](), Counter[str]()
+    for answer in itertools.chain(*answers):
+        true.update(answer.true_classes)
+        predicted.update(answer.predicted_classes)
+        right.update(set(answer.true_classes) & set(answer.predicted_classes))
+    return [
+        (
+            name,
+            right[name] / max(predicted[name], 1),
+            right[name] / max(true[name], 1),
+            2 * right[name] / max(true[name] + predicted[name], 1),
+            true[name],
+        )
+        for name in answers[0][0].probabilities
+    ]
 
 
 def _learning_curves(found: Comparison, client: MlflowClient) -> Iterator[Chart]:

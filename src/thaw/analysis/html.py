@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from thaw import files
-from thaw.analysis.charts import charts, confusion, per_class
+from thaw.analysis.charts import charts, per_class
 from thaw.analysis.comparison import Comparison
 from thaw.analysis.text import common, sentences, table_rows
 from thaw.plots import style
@@ -62,12 +62,11 @@ def write_report(found: Comparison, store: Store, folder: Path, worst: Sequence[
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    matrix, class_names = confusion(store.client, found.variants[0])
     page = environment.get_template("report.html").render(
         found=found, headings=headings, lines=lines, common=common(found), sentences=sentences(found),
         charts=[(each.title, style.svg(each.figure), each.caption) for each in charts(found, store.client)],
         runs=[(variant, run) for variant in found.variants for run in variant.runs],
-        about=_about(found, store), per_class=per_class(matrix, class_names), worst=worst, lost=why_none,
+        about=_about(found, store), per_class=per_class(store.client, found.variants[0]), worst=worst, lost=why_none,
     )  # fmt: skip
     files.write_text(folder / "report.html", page)
     parents = [run.parent for run in found.runs if run.parent]

@@ -24,6 +24,8 @@ LATER = {
     "recipe": "notebook",
     "finish": "none",
     "reinit": "0",
+    "dataset.multi_label": "False",
+    "dataset.columns.separator": "|",
     **{group: getattr(Config(), group).name for group in GROUPS},
 }
 LATER |= {

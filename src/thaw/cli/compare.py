@@ -60,7 +60,12 @@ def _worst(found: "Comparison", store: "Store") -> tuple[list["Mistake"], str]:
             return [], f"they are not here; python predict.py --run {run.info.run_id} --worst 12 downloads them"
         worst = selection.worst(store, run, WORST)
         return [
-            Mistake(photograph(picture.source, THUMBNAIL), said.truth, said.predicted, said.probabilities[said.truth])
+            Mistake(
+                photograph(picture.source, THUMBNAIL),
+                ", ".join(said.true_classes) or "no class",
+                ", ".join(said.predicted_classes) or "no class",
+                said.of_truth,
+            )
             for picture, said in worst
             if said.truth != said.predicted
         ], ""

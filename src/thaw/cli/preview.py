@@ -37,7 +37,7 @@ def main(composed: DictConfig) -> None:
     config = validate(composed)
     drawings.check_replaceable(FILE)
     from thaw.data.dataset import load_dataset
-    from thaw.data.splits import fraction
+    from thaw.data.splits import classes_of, fraction
 
     dataset = load_dataset(config.dataset, config.seed, Path(config.store))
     shown = progress.reporter()
@@ -63,7 +63,7 @@ def main(composed: DictConfig) -> None:
     ]
     columns = [f"epoch {epoch + 1}" for epoch in epochs]
     rows = [
-        (dataset.class_names[label], [view[index] for view in views])
+        (", ".join(classes_of(dataset.class_names, label)), [view[index] for view in views])
         for index, label in enumerate(split.labels[chosen])
     ]
     title = f"{dataset.name}, {modality.description}, augmentation {config.augmentation.name}"

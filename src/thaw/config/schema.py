@@ -79,11 +79,12 @@ class Weights(Section):
 
 
 class Columns(Section):
-    """Column names of a table; the `split` column is optional."""
+    """Column names of a table; the `split` column is optional. `separator`: of classes, with `dataset.multi_label`."""
 
     image: Name = "file"
     label: Name = "class"
     split: Name = "split"
+    separator: str = Field(default="|", min_length=1, max_length=10)
 
 
 class Dataset(Section):
@@ -92,7 +93,7 @@ class Dataset(Section):
     `layout` is the meaning of folders (or values of a column) named like splits. `auto`: they are the splits, and a
     single held-out split is the test split; `validation`: `val/` is the validation split, and test images are divided
     from `train/`; `pooled`: all images are divided again; `classes`: they are classes. With `fold`: stratified k-fold
-    over all images, where `fold` (0-based) is the test fold.
+    over all images, where `fold` (0-based) is the test fold. With `multi_label` an image has any number of classes.
     """
 
     source: str = "digits"
@@ -100,6 +101,7 @@ class Dataset(Section):
     path: Location | None = None
     root: Location | None = None
     columns: Columns | None = None
+    multi_label: bool = False
     url: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     image_size: int | None = Field(default=None, ge=1, le=LARGEST_IMAGE)
@@ -109,6 +111,14 @@ class Dataset(Section):
     max_megapixels: float = Field(default=100.0, gt=0, le=10_000)
     fold: int | None = Field(default=None, ge=0)
     folds: int = Field(default=5, ge=2, le=1000)
+
+    @model_validator(mode="after")
+    def _has_a_table_of_several_labels(self) -> "Dataset":
+        if self.multi_label and self.source != "table":
+            raise ValueError(
+                f"dataset.multi_label=true takes a table, received dataset.source={self.source}; give dataset=table"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_the_fold(self) -> "Dataset":
@@ -405,6 +415,12 @@ class Config(Section):
             raise ValueError(
                 f"resolution={self.resolution.name} trains at several sizes, and head.pooling=flatten takes one; give "
                 "head.pooling=avg or resolution=same"
+            )
+        balanced = [key for key in ("class_weights", "sampling") if getattr(self.training, key)]
+        if self.dataset.multi_label and balanced:
+            raise ValueError(
+                f"training.{balanced[0]}=balanced takes one class an image, dataset.multi_label=true gives several; "
+                "leave one out"
             )
         sections = [self.training.section(name) for name in self.training.stages]
         if self.unfreeze == 0 and not any(each.unfreeze == 0 for each in sections):

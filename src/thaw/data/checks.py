@@ -11,6 +11,7 @@ import numpy as np
 
 from thaw.data import fingerprints
 from thaw.data.listing import Listing
+from thaw.data.splits import class_counts
 from thaw.errors import ThawError
 from thaw.modalities.images import decode
 
@@ -27,11 +28,13 @@ class CheckReport:
         contents: the SHA-256 of each image of the listing.
         excluded: why entries cannot be used, by name; files that were no candidates included.
         used: the indices of the images that can be used.
+        class_names: of the classes that can be used, sorted.
     """
 
     contents: list[bytes]
     excluded: dict[str, str]
     used: np.ndarray
+    class_names: tuple[str, ...]
 
     @property
     def summary(self) -> str:
@@ -60,14 +63,19 @@ def examine(
     splits = listing.splits if predefined else [""] * len(listing.names)
     reasons |= _contradictions(listing, contents, splits, reasons)
     left = [index for index in range(len(listing.names)) if index not in reasons]
-    different = {(splits[index], listing.classes[index], contents[index]) for index in left}
+    different = {(splits[index], name, contents[index]) for index in left for name in listing.classes[index]}
     short = _short_classes(listing.class_names, Counter(each[:2] for each in different), fewest)
-    reasons |= {index: CLASS_EXCLUDED for index in left if listing.classes[index] in short}
+    reasons |= {
+        index: CLASS_EXCLUDED
+        for index in left
+        if listing.classes[index] and all(name in short for name in listing.classes[index])
+    }
     excluded = listing.rejected | {listing.names[index]: reason for index, reason in reasons.items()}
     excluded |= {f"class {name}": reason for name, reason in short.items()}
     used = np.array([index for index in left if index not in reasons], np.int64)
-    report = CheckReport(contents, excluded, used)
-    if len({listing.classes[index] for index in used}) < 2:
+    class_names = {name for index in used for name in listing.classes[index]} - set(short)
+    report = CheckReport(contents, excluded, used, tuple(sorted(class_names)))
+    if len(class_names) < 2:
         named = sorted(listing.class_names)
         found = f"it has {', '.join(named[:5])}{' and more' * (len(named) > 5)}" if named else "it has none"
         unusable = f", of which these cannot be used:\n{report.summary}" if excluded else ""
@@ -135,5 +143,5 @@ def _short_classes(class_names: set[str], counts: Counter[tuple[str, str]], fewe
 
 def balance(class_names: Sequence[str], labels: dict[str, np.ndarray]) -> list[list[str]]:
     """The number of images of each class in each split, a row for each class."""
-    counts = {split: np.bincount(each, minlength=len(class_names)) for split, each in labels.items()}
+    counts = {split: class_counts(each, len(class_names)) for split, each in labels.items()}
     return [[name, *(str(each[number]) for each in counts.values())] for number, name in enumerate(class_names)]

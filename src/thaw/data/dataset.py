@@ -1,7 +1,7 @@
 """A dataset: class names and three splits of labeled images, checked and divided."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,16 @@ from thaw.config import schema
 from thaw.data import checks
 from thaw.data.listing import Listing
 from thaw.data.sources import archive, digits, folder, table, tfds
-from thaw.data.splits import Split, arrange, divide, fewest_examples, first_of_each_class, ranks
+from thaw.data.splits import (
+    Split,
+    arrange,
+    class_counts,
+    class_text,
+    divide,
+    fewest_examples,
+    first_of_each_class,
+    ranks,
+)
 from thaw.errors import ThawError, nearest
 
 SOURCES: dict[str, Callable[[schema.Dataset, Path], Listing]] = {
@@ -48,22 +57,29 @@ class Dataset:
     def digest(self) -> str:
         """Hash of every image's name, class and split."""
         return _digest(
-            f"{split_name}\t{name}\t{self.class_names[label]}"
+            f"{split_name}\t{name}\t{class_text(self.class_names, label)}"
             for split_name, split in self.splits().items()
             for name, label in zip(split.names, split.labels, strict=True)
         )
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has any number of classes."""
+        return self.train.labels.ndim == 2
+
+    @property
     def summary(self) -> str:
         """Its size and balance, in one or two sentences."""
-        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        counts = class_counts(self.train.labels, len(self.class_names))
         least, most = counts.min(), counts.max()
         each = f"{least} to {most}" if least < most else str(least)
         text = (
             f"{self.name}: {len(self.class_names)} classes, {len(self.train)} training, {len(self.validation)} "
             f"validation and {len(self.test)} test images; {each} training images a class"
         )
-        if most > checks.IMBALANCE * least:
+        if self.is_multi_label:
+            text += f", {counts.sum() / len(self.train):.1f} classes an image"
+        elif most > checks.IMBALANCE * least:
             text += ", which training.class_weights=balanced would make up for"
         text += f"; {len(self.excluded)} entries left out" if self.excluded else ""
         return f"{text}. {self.layout}" if self.layout else text
@@ -99,9 +115,8 @@ def load_dataset(dataset: schema.Dataset, seed: int, store: Path) -> Dataset:
             f"{listing.name} has {len(report.excluded)} entries that cannot be used:\n{report.summary}\n"
             "Mend or remove them, or leave them out with dataset.on_bad=skip"
         )
-    class_names = tuple(sorted({listing.classes[index] for index in report.used}))
-    number = {name: label for label, name in enumerate(class_names)}
-    labels = np.array([number[listing.classes[index]] for index in report.used], np.int32)
+    class_names = report.class_names
+    labels = _labels([listing.classes[index] for index in report.used], class_names, dataset.multi_label)
     images = listing.images
     whole = Split(
         tuple(listing.names[index] for index in report.used),
@@ -110,7 +125,7 @@ def load_dataset(dataset: schema.Dataset, seed: int, store: Path) -> Dataset:
         tuple(report.contents[index] for index in report.used),
     )
     splits = [listing.splits[index] for index in report.used] if predefined else []
-    contents = _digest(f"{listing.classes[index]}\t{report.contents[index].hex()}" for index in report.used)
+    contents = _digest(f"{'|'.join(listing.classes[index])}\t{report.contents[index].hex()}" for index in report.used)
     train, validation, test = divide(whole, splits, dataset, seed)
     loaded = Dataset(listing.name, class_names, train, validation, test, report.excluded, layout, contents)
     most = dataset.images_per_class
@@ -121,6 +136,18 @@ def load_dataset(dataset: schema.Dataset, seed: int, store: Path) -> Dataset:
         return first_of_each_class(split, ranks(split.names, seed), lambda _: most)
 
     return replace(loaded, train=fewer(train), validation=fewer(validation), test=fewer(test))
+
+
+def _labels(classes: Sequence[tuple[str, ...]], class_names: Sequence[str], multi_label: bool) -> np.ndarray:
+    """The labels of images with these classes, as `Split` has them; without classes that are left out."""
+    number = {name: label for label, name in enumerate(class_names)}
+    known = [[number[name] for name in each if name in number] for each in classes]
+    if not multi_label:
+        return np.array(known, np.int32)[:, 0]
+    labels = np.zeros((len(known), len(number)), np.float32)
+    for row, each in zip(labels, known, strict=True):
+        row[each] = 1
+    return labels
 
 
 def _digest(lines: Iterable[str]) -> str:

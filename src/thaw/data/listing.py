@@ -23,7 +23,7 @@ class Listing:
     Attributes:
         name: of the dataset.
         names: identify each image within the dataset, such as its path below the dataset's folder.
-        classes: the name of each image's class.
+        classes: the names of each image's classes: one, or any number in a multi-label dataset.
         images: a file each, or uint8 pixels (images, height, width) or (images, height, width, 3).
         class_names: of all classes, also those without images.
         predefined_splits: into which the source has divided its images; none if Thaw is to divide them.
@@ -33,23 +33,23 @@ class Listing:
 
     name: str
     names: list[str] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
+    classes: list[tuple[str, ...]] = field(default_factory=list)
     images: Sequence[Path] | np.ndarray = field(default_factory=list)
     class_names: set[str] = field(default_factory=set)
     predefined_splits: set[str] = field(default_factory=set)
     splits: list[str] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, class_name: str, split: str, path: Path) -> None:
-        """Add a file, or reject it for its name, its class or its kind."""
-        shown = normalized(name)
-        problem = class_problem(class_name) or file_problem(path)
+    def add(self, name: str, classes: str | tuple[str, ...], split: str, path: Path) -> None:
+        """Add a file with its class or several, or reject it for its name, its classes or its kind."""
+        shown, classes = normalized(name), (classes,) if isinstance(classes, str) else classes
+        problem = next(filter(None, map(class_problem, classes)), "") or file_problem(path)
         if problem:
             self.rejected[shown] = problem
             return
         self.names.append(shown)
-        self.classes.append(stripped(class_name))
-        self.class_names.add(stripped(class_name))
+        self.classes.append(tuple(map(stripped, classes)))
+        self.class_names.update(self.classes[-1])
         self.splits.append(split)
         assert isinstance(self.images, list)
         self.images.append(path)

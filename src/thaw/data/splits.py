@@ -26,7 +26,8 @@ class Split:
 
     Attributes:
         names: identify each image within the dataset, such as its path below the dataset's folder.
-        labels: int32 (images,), the index of each image's class.
+        labels: int32 (images,), the index of each image's class; of a multi-label dataset float32 (images, classes), 1
+            for each class that an image has, else 0.
         images: a file each, or uint8 pixels (images, height, width) or (images, height, width, 3).
         contents: the SHA-256 of each file, or of each image's pixels.
     """
@@ -44,6 +45,14 @@ class Split:
         images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
         names = tuple(self.names[i] for i in indices)
         return Split(names, self.labels[indices], images, tuple(self.contents[i] for i in indices))
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """int (images,): the class by which each image is divided; of several the rarest one, -1 without any."""
+        if self.labels.ndim == 1:
+            return self.labels
+        rarity = np.where(self.labels > 0, self.labels.sum(axis=0), np.inf)
+        return np.where(self.labels.any(axis=1), rarity.argmin(axis=1), -1)
 
     @cached_property
     def digest(self) -> str:
@@ -65,6 +74,25 @@ def fraction(split: Split, percent: float, seed: int) -> Split:
     For one seed a smaller fraction is a subset of a larger one.
     """
     return first_of_each_class(split, ranks(split.names, seed), lambda n: max(1, math.floor(n * percent / 100 + 0.5)))
+
+
+def class_counts(labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many images have each class, int64 (classes,)."""
+    if labels.ndim == 1:
+        return np.bincount(labels, minlength=classes)
+    return labels.sum(axis=0).astype(np.int64)
+
+
+def classes_of(class_names: Sequence[str], label: np.ndarray) -> tuple[str, ...]:
+    """The classes of an image, one unless the dataset is multi-label; `label` is a row of `Split.labels`."""
+    if label.ndim == 0:
+        return (class_names[int(label)],)
+    return tuple(name for name, has in zip(class_names, label, strict=True) if has)
+
+
+def class_text(class_names: Sequence[str], label: np.ndarray) -> str:
+    """The classes of an image with | between them."""
+    return "|".join(classes_of(class_names, label))
 
 
 def class_weights(labels: np.ndarray) -> tuple[float, ...]:
@@ -143,7 +171,7 @@ def _hold_out(whole: Split, seed: int, parts: int) -> list[Split]:
 
 
 def _assign(whole: Split, seed: int, parts: int, part: Callable[[int, int], int]) -> list[Split]:
-    """Divide `whole` class by class; duplicates stay in the same part.
+    """Divide `whole` stratum by stratum; duplicates stay in the same part.
 
     Args:
         whole: the images.
@@ -171,7 +199,7 @@ def _by_class(split: Split, order: list[bytes]) -> list[list[int]]:
     """The indices of the images of each class, sorted by `order`."""
     found: dict[int, list[int]] = {}
     for index in sorted(range(len(split)), key=order.__getitem__):
-        found.setdefault(int(split.labels[index]), []).append(index)
+        found.setdefault(int(split.strata[index]), []).append(index)
     return [found[label] for label in sorted(found)]
 
 

@@ -12,10 +12,15 @@ POOLINGS = {
 }
 
 
-def build_head(head: schema.Head, classes: int, seed: int) -> tuple[keras.Layer, ...]:
+def has_several_classes(last: keras.Layer) -> bool:
+    """Whether the last layer of a head gives each class by itself, as an example may have several."""
+    return last.activation is keras.activations.sigmoid
+
+
+def build_head(head: schema.Head, classes: int, seed: int, multi_label: bool = False) -> tuple[keras.Layer, ...]:
     """The layers of a head, in order; the first one pools and has no weights, the last one gives probabilities.
 
-    Initial weights depend on the seed alone.
+    Initial weights depend on the seed alone. Probabilities add up to 1, unless `multi_label` has each class by itself.
     """
     layers = [POOLINGS[head.pooling](name=graph.POOLING)]
     if head.hidden:
@@ -24,7 +29,8 @@ def build_head(head: schema.Head, classes: int, seed: int) -> tuple[keras.Layer,
     if head.dropout:
         layers.append(keras.layers.Dropout(head.dropout, seed=seed, name="dropout"))
     initial = keras.initializers.GlorotUniform(seed + 1)
+    activation = "sigmoid" if multi_label else "softmax"
     probabilities = keras.layers.Dense(
-        classes, "softmax", kernel_initializer=initial, dtype="float32", name="probabilities"
+        classes, activation, kernel_initializer=initial, dtype="float32", name="probabilities"
     )
     return (*layers, probabilities)

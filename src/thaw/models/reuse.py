@@ -115,21 +115,29 @@ class Networks:
         return complete
 
     def network(
-        self, backbone: Backbone, head: schema.Head, classes: int, modality: Images, deepest: Depth, seed: int
+        self,
+        backbone: Backbone,
+        head: schema.Head,
+        classes: int,
+        modality: Images,
+        deepest: Depth,
+        seed: int,
+        multi_label: bool = False,
     ) -> Network:
         """As `build_network`."""
         kept = self._kept(backbone)
         if kept is None:
-            return build_network(backbone, head, classes, modality, deepest, seed)
-        key = (head.model_dump_json(), classes)
+            return build_network(backbone, head, classes, modality, deepest, seed, multi_label)
+        key = (head.model_dump_json(), classes, multi_label)
         if key in kept.networks:
             network = kept.networks[key] = kept.networks.pop(key)
-            for layer, fresh in zip(network.head, built_head(backbone, head, classes, seed), strict=True):
+            new = built_head(backbone, head, classes, seed, multi_label)
+            for layer, fresh in zip(network.head, new, strict=True):
                 layer.set_weights(fresh.get_weights())
         else:
             while len(kept.networks) >= HEADS:
                 del kept.networks[next(iter(kept.networks))]
-            network = kept.networks[key] = build_network(backbone, head, classes, modality, deepest, seed)
+            network = kept.networks[key] = build_network(backbone, head, classes, modality, deepest, seed, multi_label)
         kept.trained |= network.plan(deepest)
         return replace(network, backbone=backbone)
 
@@ -154,7 +162,8 @@ class Networks:
             deepest: as for `build_network`.
             seed: of the head's initial weights and dropout.
         """
-        found, classes = {network.modality: network}, network.head[-1].units
+        found = {network.modality: network}
+        classes, multi_label = network.head[-1].units, network.is_multi_label
         for modality in sizes:
             if modality not in found:
                 backbone = self.backbone(settings, weights, modality, seed, deepest == "all")
@@ -162,7 +171,7 @@ class Networks:
                 if kept := self._kept(backbone):
                     kept.initial.clear()  # they are set in full by the next run that starts from them
                 backbone = replace(backbone, digest=network.backbone.digest)
-                found[modality] = self.network(backbone, head, classes, modality, deepest, seed)
+                found[modality] = self.network(backbone, head, classes, modality, deepest, seed, multi_label)
         return found
 
     def _kept(self, backbone: Backbone) -> _Kept | None:

@@ -24,37 +24,51 @@ class Classified:
         name: of the picture.
         image: uint8 (height, width, 3), the picture in its own aspect ratio; None beyond those that are drawn.
         top: the most probable classes with their probabilities, in order.
-        truth: its class, if the model knows it.
-        of_truth: the probability of that class; 0 if it is not known.
+        predicted: the most probable class; with `several` those above their thresholds.
+        truth: its class, if the model knows it, or all its classes; None if that is not known.
+        probabilities: of each class.
         heat: float32 (height, width) in [0, 1], the Grad-CAM heat map; None if not requested, or for pictures beyond
             those that are drawn.
+        several: whether a picture has any number of classes.
     """
 
     name: str
     image: np.ndarray | None
     top: list[tuple[str, float]]
-    truth: str | None
-    of_truth: float
+    predicted: tuple[str, ...]
+    truth: tuple[str, ...] | None
+    probabilities: dict[str, float]
     heat: np.ndarray | None
+    several: bool = False
 
     @property
     def is_right(self) -> bool | None:
-        """Whether the most probable class is the true one; None if that is not known."""
-        return None if self.truth is None else self.truth == self.top[0][0]
+        """Whether exactly the true classes are predicted; None if these are not known."""
+        return None if self.truth is None else set(self.truth) == set(self.predicted)
 
     @property
     def summary(self) -> str:
         """For people."""
         classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
-        if self.is_right is None:
+        if self.several:
+            classes = f"{named(self.predicted)} · {classes}"
+        if self.truth is None:
             return f"{self.name}: {classes}"
-        return f"{self.name}: {classes} ({'right' if self.is_right else f'wrong, it is {self.truth}'})"
+        return f"{self.name}: {classes} ({'right' if self.is_right else f'wrong, it is {named(self.truth)}'})"
 
     def line(self) -> dict:
         """For programs."""
-        (name, probability), *_ = self.top
         top = [{"class": each, "probability": value} for each, value in self.top]
-        return {"file": self.name, "class": name, "probability": probability, "top": top, "true": self.truth}
+        if self.several:
+            true = None if self.truth is None else list(self.truth)
+            return {"file": self.name, "classes": list(self.predicted), "top": top, "true": true}
+        best = {"class": self.top[0][0], "probability": self.top[0][1]}
+        return {"file": self.name, **best, "top": top, "true": self.truth[0] if self.truth else None}
+
+
+def named(classes: Sequence[str]) -> str:
+    """Classes in words."""
+    return " and ".join(map(short, classes)) or "no class"
 
 
 def pages(classified: Sequence[Classified], summary: str) -> Iterator[Figure]:
@@ -96,7 +110,6 @@ def _page(classified: Sequence[Classified], summary: str) -> Figure:
 def _cell(cell, drawn: Classified) -> None:
     grid = cell.add_gridspec(2, 2 if drawn.heat is not None else 1, height_ratios=[4, 1])
     picture, bars = cell.add_subplot(grid[0, 0]), cell.add_subplot(grid[1, :])
-    best, probability = drawn.top[0]
     color = GRAY if drawn.is_right is None else GREEN if drawn.is_right else RED
     picture.imshow(drawn.image)
     axes = [picture]
@@ -106,15 +119,20 @@ def _cell(cell, drawn: Classified) -> None:
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set(visible=True, color=color, linewidth=3)
-    title = f"{short(best)} ({probability:.2f})"
+    title = named(drawn.predicted)
+    if not drawn.several:
+        title += f" ({drawn.probabilities[drawn.predicted[0]]:.2f})"
     if drawn.truth is not None and not drawn.is_right:
-        title = f"predicted {short(best)}, true {short(drawn.truth)} ({drawn.of_truth:.2f})"
+        title = f"predicted {named(drawn.predicted)}, true {named(drawn.truth)}"
+        if not drawn.several:
+            title += f" ({drawn.probabilities[drawn.truth[0]]:.2f})"
     cell.suptitle(
         textwrap.fill(title, 34 if drawn.heat is None else 60),
         fontsize=SIZE, color=color if drawn.is_right is False else None,
     )  # fmt: skip
     names = [name for name, _ in drawn.top]
-    bars.barh(range(len(names)), [value for _, value in drawn.top], color=[color, *[LIGHT] * len(names)])
+    colors = [color if name in drawn.predicted else LIGHT for name in names]
+    bars.barh(range(len(names)), [value for _, value in drawn.top], color=colors)
     for place, (name, value) in enumerate(drawn.top):
         bars.text(0.02, place, f"{short(name)} {100 * value:.0f} %", va="center")
     bars.invert_yaxis()

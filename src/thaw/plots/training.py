@@ -35,7 +35,8 @@ def draw_run(
     for truth, guess, count in confusion:
         matrix[truth, guess] = count
     save(learning_curves(history, boundaries, kept), folder / "learning_curves.png")
-    save(confusion_matrix(matrix, classes), folder / "confusion_matrix.png")
+    if confusion:  # there is none of several labels
+        save(confusion_matrix(matrix, classes), folder / "confusion_matrix.png")
 
 
 def rate_curves(found: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> Figure:

@@ -142,7 +142,10 @@ class _Tried:
 
     def temperature(self) -> Finish | None:
         """Probabilities at the temperature with the lowest validation loss (Guo et al. 2017)."""
-        logits = np.log(np.clip(self.validation.probabilities.astype(np.float64), 1e-12, 1.0))
+        probabilities = np.clip(self.validation.probabilities.astype(np.float64), 1e-12, 1.0)
+        logits = np.log(probabilities)
+        if self.dataset.is_multi_label:
+            logits -= np.log(np.clip(1.0 - probabilities, 1e-12, 1.0))
         losses = [_loss(logits / each, self.validation.labels) for each in TEMPERATURES]
         temperature = float(TEMPERATURES[int(np.argmin(losses))])
         last = self.network.head[-1]
@@ -166,11 +169,12 @@ class _Tried:
         self, name: str, about: str, evaluated: Callable[[Split], Evaluation], has_model: bool = True
     ) -> Finish | None:
         """What validation accepts; the test images are looked at only then."""
-        validation = evaluated(self.dataset.validation).metrics()
-        if not validation["loss"] < self.validation.metrics()["loss"]:
+        validation = evaluated(self.dataset.validation)
+        if not validation.metrics()["loss"] < self.validation.metrics()["loss"]:
             return None
-        results = replace(self.before, evaluation=evaluated(self.dataset.test), validation=validation)
-        return Finish(name, about, results, has_model)
+        test = evaluated(self.dataset.test).with_thresholds_of(validation)
+        metrics = validation.with_thresholds_of(validation).metrics()
+        return Finish(name, about, replace(self.before, evaluation=test, validation=metrics), has_model)
 
     def _evaluated(self, split: Split, views: Views = PLAIN, number: int | None = None) -> Evaluation:
         batches = self.batches(self.cut, split, views=views, number=number)
@@ -184,7 +188,9 @@ def _between(one: list[np.ndarray], other: list[np.ndarray], share: float) -> li
 
 
 def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Cross-entropy in nats."""
+    """Cross-entropy in nats, the mean over examples; of several labels the mean over classes as well."""
+    if labels.ndim == 2:
+        return float((np.logaddexp(0.0, logits) - labels * logits).mean())
     highest = logits.max(axis=1, keepdims=True)
     normalizer = highest[:, 0] + np.log(np.exp(logits - highest).sum(axis=1))
     return float((normalizer - logits[np.arange(len(labels)), labels]).mean())

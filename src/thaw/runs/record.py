@@ -16,7 +16,7 @@ from thaw import provenance
 from thaw.config import schema
 from thaw.config.schema import Config
 from thaw.data.dataset import Dataset
-from thaw.data.splits import Split
+from thaw.data.splits import Split, class_text
 from thaw.errors import redact
 from thaw.locks import locked
 from thaw.models import units
@@ -147,7 +147,7 @@ def describe_data(
         for split_name, split in dataset.splits().items():
             for name, label in zip(split.names, split.labels, strict=True):
                 stages = [stage for stage, names in stages_of.items() if name in names]
-                writer.writerow([name, dataset.class_names[label], split_name, " ".join(stages), ""])
+                writer.writerow([name, class_text(dataset.class_names, label), split_name, " ".join(stages), ""])
         writer.writerows([name, "", "", "", reason] for name, reason in sorted(dataset.excluded.items()))
 
 

@@ -161,9 +161,14 @@ def _record_tables(record: Record, results: Results) -> None:
         history=[{name: epoch[name] for name in curves} for epoch in results.history],
         boundaries=results.boundaries,
         kept=results.selected_place,
-        confusion=[(int(truth), int(guess), int(confusion[truth, guess])) for truth, guess in np.argwhere(confusion)],
+        confusion=[] if confusion is None else _counts(confusion),
         classes=list(evaluation.class_names),
     )
+
+
+def _counts(confusion: np.ndarray) -> list[tuple[int, int, int]]:
+    """True class, predicted class and count, where there are any."""
+    return [(int(truth), int(guess), int(confusion[truth, guess])) for truth, guess in np.argwhere(confusion)]
 
 
 def _speed(results: Results, training: dict[str, Split]) -> dict[str, float]:
@@ -185,7 +190,7 @@ def _trainable_parameters(network: Network, depth: Depth) -> int:
 
 def _scores(evaluation: Evaluation, val_accuracy: float) -> str:
     """The accuracies of a run as Markdown."""
-    right = evaluation.predicted == evaluation.labels
+    right = evaluation.right
     score = statistics.proportion_interval(int(right.sum()), len(right))
     return (
         f"Validation accuracy **{val_accuracy:.3f}**, test accuracy **{score.value:.3f}** "

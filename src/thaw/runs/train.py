@@ -120,7 +120,9 @@ def train(config: Config, context: Context) -> Outcome:
                 backbone, sample_examples(first, modality), stored if config.activations.keep else None, key,
                 units.fresh(config.reinit, stages[-1].reached, backbone.blocks, backbone.name), config.seed,
             )  # fmt: skip
-            network = networks.network(backbone, config.head, classes, modality, stages[-1].reached, config.seed)
+            network = networks.network(
+                backbone, config.head, classes, modality, stages[-1].reached, config.seed, dataset.is_multi_label
+            )
 
             def describe(record: journal.Record, finish: str = "none") -> str:
                 about = recording.describe_run(record, config, context, network, stages, finish)
@@ -253,5 +255,8 @@ def _tested(
     def evaluated(split: Split) -> "Evaluation":
         return evaluate(cut.tail, batches(cut, split), split, dataset.class_names)
 
-    validation = evaluated(dataset.validation).metrics() if is_resized else None
-    return Results(stages, results, selected, evaluated(dataset.test), validation)
+    if not (is_resized or dataset.is_multi_label):
+        return Results(stages, results, selected, evaluated(dataset.test))
+    validation = evaluated(dataset.validation)
+    test = evaluated(dataset.test).with_thresholds_of(validation)
+    return Results(stages, results, selected, test, validation.with_thresholds_of(validation).metrics())

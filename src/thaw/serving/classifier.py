@@ -1,5 +1,7 @@
 """Inference with a recorded model: class probabilities, and Grad-CAM heat maps."""
 
+import csv
+import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,12 @@ import numpy as np
 from mlflow.entities import Run
 
 from thaw import progress
+from thaw.data.splits import classes_of
 from thaw.errors import ThawError, one_line
 from thaw.modalities.images.explain import grad_cam, resized
 from thaw.modalities.images.modality import Images
 from thaw.models.graph import at_pooling, has_frozen_normalization
+from thaw.models.heads import has_several_classes
 from thaw.models.kernels import fast
 from thaw.plots.predictions import MOST, Classified
 from thaw.serving.selection import Picture, recorded_config
@@ -34,12 +38,14 @@ class Classifier:
         fast: the same, with the kernels that training and evaluation use.
         class_names: in the order of its outputs.
         modality: of its inputs.
+        thresholds: float (classes,), the probability from which a picture has a class; None: it has one class.
     """
 
     model: keras.Model
     fast: keras.Model
     class_names: tuple[str, ...]
     modality: Images
+    thresholds: np.ndarray | None = None
 
 
 def load(store: Store, run: Run) -> Classifier:
@@ -66,7 +72,16 @@ def load(store: Store, run: Run) -> Classifier:
         fast(model, fold=has_frozen_normalization(model)),
         tuple(classes.splitlines()),
         Images(model.input_shape[1], megapixels),
+        _thresholds(store, run) if has_several_classes(model.layers[-1]) else None,
     )
+
+
+def _thresholds(store: Store, run: Run) -> np.ndarray:
+    """Those that validation chose, in the order of the classes."""
+    text = reader.artifact(store.client, run.info.run_id, "per_class.csv")
+    if text is None:
+        raise ThawError(f"The thresholds of run {run.info.run_id} are gone from MLflow; choose another run")
+    return np.array([float(row["threshold"]) for row in csv.DictReader(io.StringIO(text, newline=""))])
 
 
 def classify(
@@ -113,10 +128,17 @@ def _classified(
 ) -> Classified:
     """One picture with its row of probabilities and its heat map."""
     names = classifier.class_names
-    truth = next((each for each in picture.truths if each in names), None)
-    of_truth = float(row[names.index(truth)]) if truth else 0.0
+    if classifier.thresholds is None:
+        known = [each for each in picture.truths if each in names][:1]
+        truth = tuple(known) if known else None
+        predicted: tuple[str, ...] = (names[int(row.argmax())],)
+    else:
+        truth = picture.truths if picture.has_several else None
+        predicted = classes_of(names, row >= classifier.thresholds)
     best = [(names[i], float(row[i])) for i in np.argsort(-row)[:top]]
     photograph = classifier.modality.show(picture.source, DRAWN) if is_drawn else None
     if photograph is not None and heat is not None:
         heat = resized(heat, photograph.shape[:2])
-    return Classified(picture.name, photograph, best, truth, of_truth, heat)
+    probabilities = dict(zip(names, map(float, row), strict=True))
+    several = classifier.thresholds is not None
+    return Classified(picture.name, photograph, best, predicted, truth, probabilities, heat, several)

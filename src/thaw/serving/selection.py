@@ -14,6 +14,7 @@ from thaw.config.schema import Config
 from thaw.config.validate import from_record
 from thaw.data.dataset import Dataset, load_dataset
 from thaw.data.sources import folder as source
+from thaw.data.splits import classes_of
 from thaw.drawings import is_drawing
 from thaw.errors import ThawError, nearest
 from thaw.normalization import stripped
@@ -32,11 +33,13 @@ class Picture:
         name: as it is shown.
         source: a file, or uint8 pixels.
         truths: candidates for its class, such as the folders around it; the first that the model knows counts.
+        has_several: whether these are all its classes instead, in a multi-label dataset.
     """
 
     name: str
     source: Path | np.ndarray
     truths: tuple[str, ...]
+    has_several: bool = False
 
 
 def choose(store: Store, run: str | None, experiment: str | None) -> Run:
@@ -117,28 +120,37 @@ def drawn(store: Store, run: Run, split: str, class_name: str | None, count: int
         known = list(whole.class_names)
         raise ThawError(f"There is no class {class_name}; the run knows {', '.join(known)}{nearest(class_name, known)}")
     part = whole.splits()[split]
-    among = [i for i, label in enumerate(part.labels) if class_name in (None, whole.class_names[label])]
+    classes = [classes_of(whole.class_names, label) for label in part.labels]
+    among = [i for i, each in enumerate(classes) if class_name is None or class_name in each]
     chosen = np.random.default_rng(seed).permutation(among)[:count]
-    return [Picture(part.names[i], part.images[i], (whole.class_names[part.labels[i]],)) for i in chosen]
+    return [Picture(part.names[i], part.images[i], classes[i], whole.is_multi_label) for i in chosen]
 
 
 def worst(store: Store, run: Run, count: int) -> list[tuple[Picture, reader.Prediction]]:
-    """The test images to whose true class the run gave the lowest probability, lowest first, with its answers."""
+    """The test images to whose true classes the run gave the lowest probability, lowest first, with its answers."""
     part = _dataset(store, run).test
     place = {name: index for index, name in enumerate(part.names)}
     answers = reader.predictions(store.client, run.info.run_id)
     if not answers:
         raise ThawError("The run has no recorded predictions, or they are lost; give image files instead")
-    least = sorted(answers, key=lambda answer: answer.probabilities[answer.truth])[:count]
-    return [(Picture(answer.file, part.images[place[answer.file]], (answer.truth,)), answer) for answer in least]
+    least = sorted(answers, key=lambda answer: answer.of_truth)[:count]
+    return [
+        (Picture(answer.file, part.images[place[answer.file]], answer.true_classes, answer.several), answer)
+        for answer in least
+    ]
 
 
 def confused(store: Store, run: Run, count: int = 5) -> list[str]:
-    """The most frequent confusions of the run, in words."""
-    answers = reader.predictions(store.client, run.info.run_id)
-    wrong = Counter((answer.truth, answer.predicted) for answer in answers if answer.truth != answer.predicted)
-    told = [(f"{truth} taken for {guess}", number) for (truth, guess), number in wrong.most_common(count)]
-    return [f"{pair}: {number} time{'s' * (number > 1)}" for pair, number in told]
+    """The most frequent mistakes of the run, in words."""
+    wrong = Counter[str]()
+    for answer in reader.predictions(store.client, run.info.run_id):
+        true, predicted = set(answer.true_classes), set(answer.predicted_classes)
+        if answer.several:
+            wrong.update(f"{name} missed" for name in true - predicted)
+            wrong.update(f"{name} predicted where it is not" for name in predicted - true)
+        elif true != predicted:
+            wrong[f"{answer.truth} taken for {answer.predicted}"] += 1
+    return [f"{words}: {number} time{'s' * (number > 1)}" for words, number in wrong.most_common(count)]
 
 
 def recorded_config(store: Store, run: Run) -> Config:

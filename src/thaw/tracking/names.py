@@ -42,7 +42,7 @@ COST = "training_seconds"
 SIZE = "trainable_parameters"
 RUNS, SWEEPS = f"tags.`{KIND}` = 'run'", f"tags.`{KIND}` = 'sweep'"  # filters
 NEWEST_FIRST = ["start_time DESC"]
-BEST_FIRST = [f"metrics.`{VALIDATION}` DESC", "metrics.`{SIZE}` ASC"]  # of equal ones the simplest
+BEST_FIRST = [f"metrics.`{VALIDATION}` DESC", f"metrics.`{SIZE}` ASC"]  # of equal ones the simplest
 
 
 def stage_tag(name: str) -> str:

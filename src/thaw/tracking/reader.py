@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,12 +120,41 @@ def artifact(client: MlflowClient, run: str, name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run's answer for a test image: true and predicted class, and the probability of each class."""
+    """A run's answer for a test image.
+
+    Attributes:
+        file: the image's name.
+        truth, predicted: its class and the most probable one; with `several` any number, with | between them.
+        probabilities: of each class.
+        several: whether the dataset is multi-label.
+    """
 
     file: str
     truth: str
     predicted: str
     probabilities: dict[str, float]
+    several: bool = False
+
+    @property
+    def true_classes(self) -> tuple[str, ...]:
+        """The classes that it has."""
+        return self._classes(self.truth)
+
+    @property
+    def predicted_classes(self) -> tuple[str, ...]:
+        """The classes that were predicted."""
+        return self._classes(self.predicted)
+
+    @property
+    def of_truth(self) -> float:
+        """The probability of its class, or of exactly its classes, in [0, 1]."""
+        if not self.several:
+            return self.probabilities[self.truth]
+        own = self.true_classes
+        return math.prod(value if name in own else 1 - value for name, value in self.probabilities.items())
+
+    def _classes(self, text: str) -> tuple[str, ...]:
+        return tuple(filter(None, text.split("|"))) if self.several else (text,)
 
 
 def predictions(client: MlflowClient, run: str) -> list[Prediction]:
@@ -137,9 +167,10 @@ def predictions(client: MlflowClient, run: str) -> list[Prediction]:
     if text is None:
         return []
     reader = csv.reader(io.StringIO(text, newline=""))
-    class_names = next(reader)[3:]  # by position, since a class may have the name of a column
+    _, *headings = next(reader)  # by position, since a class may have the name of a column
+    several, class_names = headings[0] == "true classes", headings[2:]
     return [
-        Prediction(file, truth, predicted, dict(zip(class_names, map(float, values), strict=True)))
+        Prediction(file, truth, predicted, dict(zip(class_names, map(float, values), strict=True)), several)
         for file, truth, predicted, *values in reader
     ]
 

@@ -60,7 +60,7 @@ def epoch_orders(
     """Each epoch's number and the order of its examples, a function of the number and the seed alone.
 
     Args:
-        labels: int32 (examples,).
+        labels: as in `Split`.
         epochs: their numbers.
         seed: of the run and of the stage.
         balanced: whether each class comes as often as any other, to one, in place of each example once.
@@ -104,7 +104,8 @@ def training_batches(
 
     Returns:
         The same number of batches in each epoch: tensors of the modality (batch, ...), int32 labels (batch,) and
-        float32 weights (batch,), 0 for padding. Labels of mixed views are float32 (batch, classes).
+        float32 weights (batch,), 0 for padding. Labels of mixed views, and multi-label ones, are float32 (batch,
+        classes).
     """
 
     def shown() -> Iterator[tuple[np.ndarray, int | None]]:
@@ -142,7 +143,7 @@ def array_batches(
 
     Args:
         arrays: the arrays (examples, ...) of an epoch.
-        labels: int32 (examples,).
+        labels: as in `Split`.
         batch_size: rows per batch.
         orders: each epoch's number and the order of its rows.
 
@@ -183,7 +184,8 @@ def _from_arrays(labels: np.ndarray, batch_size: int, epochs: Epochs) -> tf.data
                 yield one_or_tuple(inputs), labels[chosen], weights[start : start + batch_size]
 
     inputs = [tf.TensorSpec((None, *array.shape[1:]), tf.float32) for array in epochs[0][0]]
-    signature = (one_or_tuple(inputs), tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.float32))
+    labelled = tf.TensorSpec((None, *labels.shape[1:]), labels.dtype)
+    signature = (one_or_tuple(inputs), labelled, tf.TensorSpec([None], tf.float32))
     return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
@@ -245,8 +247,10 @@ def _examples(
         tensor, share = modality.mix(
             view(row, number), view(other, number), views.policy, views.seed, keys[row], number
         )
-        shares = share * tf.one_hot(labels[row], views.classes) + (1 - share) * tf.one_hot(labels[other], views.classes)
-        return tensor, shares, weight
+        own, others = (
+            labels[each] if len(labels.shape) == 2 else tf.one_hot(labels[each], views.classes) for each in (row, other)
+        )
+        return tensor, share * own + (1 - share) * others, weight
 
     def places() -> Iterator[tuple[np.ndarray, ...]]:
         for order, number in shown():

@@ -15,5 +15,5 @@ def listing(dataset: schema.Dataset, store: Path) -> Listing:
     scans = load_digits()
     pixels = np.round(scans.images * (255 / 16)).astype(np.uint8)
     names = [f"digits/{index:04d}" for index in range(len(pixels))]
-    classes = [str(scans.target_names[label]) for label in scans.target]
-    return Listing(dataset.name or "digits", names, classes, pixels, set(classes))
+    classes: list[tuple[str, ...]] = [(str(scans.target_names[label]),) for label in scans.target]
+    return Listing(dataset.name or "digits", names, classes, pixels, set().union(*classes))

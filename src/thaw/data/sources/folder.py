@@ -110,9 +110,9 @@ def _reject_equal_names(found: Listing) -> None:
         else:
             keep.append(index)
         seen.add(name)
-    found.names, found.classes, found.splits = (
-        [each[index] for index in keep] for each in (found.names, found.classes, found.splits)
-    )
+    found.names = [found.names[index] for index in keep]
+    found.classes = [found.classes[index] for index in keep]
+    found.splits = [found.splits[index] for index in keep]
     found.images = [found.images[index] for index in keep]
 
 

@@ -22,6 +22,7 @@ from thaw.normalization import normalized, stripped
 SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)  # a first line that Excel writes
 SEPARATORS = (",", ";", "\t", "|")
 Row = tuple[int, dict[str, str | None]]  # its number and its text by column; None for other types
+Labeled = tuple[str, str, tuple[str, ...], str]  # where it is listed, name, classes and split of an image
 
 
 def listing(dataset: schema.Dataset, store: Path) -> Listing:
@@ -33,10 +34,13 @@ def listing(dataset: schema.Dataset, store: Path) -> Listing:
         )
     base = existing_path("dataset.root", dataset.root) if dataset.root else path.parent
     divided = dataset.fold is None and dataset.layout in ("auto", "validation")
-    return list_table(path, base, dataset.name or path.stem, dataset.columns or schema.Columns(), divided)
+    columns = dataset.columns or schema.Columns()
+    return list_table(path, base, dataset.name or path.stem, columns, divided, dataset.multi_label)
 
 
-def list_table(path: Path, base: Path, name: str, columns: schema.Columns, divided: bool) -> Listing:
+def list_table(
+    path: Path, base: Path, name: str, columns: schema.Columns, divided: bool, multi_label: bool = False
+) -> Listing:
     """List the images that a table names.
 
     Args:
@@ -45,6 +49,7 @@ def list_table(path: Path, base: Path, name: str, columns: schema.Columns, divid
         name: of the dataset.
         columns: their names.
         divided: whether its splits are used.
+        multi_label: whether an image has any number of classes: those in its cell, and in those of its other rows.
     """
     rows, known, rejected = _rows(path, {columns.image, columns.label, columns.split})
     for key, column in (("image", columns.image), ("label", columns.label)):
@@ -58,7 +63,7 @@ def list_table(path: Path, base: Path, name: str, columns: schema.Columns, divid
     base = Path(above or base)
     there = partial(_there, {}, base)
     found = Listing(name, rejected=rejected)
-    same: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
+    same: dict[str, list[Labeled]] = defaultdict(list)
     for number, row in rows:
         image, label = row[columns.image], row[columns.label]
         split = (row[columns.split] or "").strip().lower() if divided else ""
@@ -69,13 +74,21 @@ def list_table(path: Path, base: Path, name: str, columns: schema.Columns, divid
             found.rejected[where] = "has no image"
         elif divided and split not in SPLITS:
             found.rejected[where] = "has a split other than train, val and test"
-        elif problem := class_problem(label):
+        elif problem := _problem(names := _class_names(label, columns.separator, multi_label), multi_label):
             found.rejected[where] = problem
         else:
             below = Path(os.path.relpath(image, above) if above else os.path.normpath(image)).as_posix()
-            same[normalized(below)].append((where, below, stripped(label), SPLITS.get(split, "")))
+            classes = tuple(sorted(set(map(stripped, names))))
+            same[normalized(below)].append((where, below, classes, SPLITS.get(split, "")))
+    if multi_label:
+        same = defaultdict(list, {key: _merged(listed) for key, listed in same.items()})
+        if same and all(len(listed[0][2]) < 2 for listed in same.values()):
+            raise ThawError(
+                f"No image in {path} has several classes, separated by {columns.separator!r} in {columns.label}; set "
+                "dataset.columns.separator, or dataset.multi_label=false"
+            )
     for listed in same.values():
-        where, below, label, split = listed[0]
+        where, below, classes, split = listed[0]
         if len({each[2:] for each in listed}) > 1:
             found.rejected |= {each[0]: "is listed several times with different labels or splits" for each in listed}
             continue
@@ -84,10 +97,30 @@ def list_table(path: Path, base: Path, name: str, columns: schema.Columns, divid
         if problem := file_problem(file):
             found.rejected[where] = problem
         else:
-            found.add(below, label, split, file)
+            found.add(below, classes, split, file)
     if divided:
         found.predefined_splits = set(found.splits)
     return found
+
+
+def _class_names(label: str, separator: str, multi_label: bool) -> list[str]:
+    """The names of classes in a cell, as written."""
+    return [each for each in label.split(separator) if each.strip()] if multi_label else [label]
+
+
+def _problem(names: list[str], multi_label: bool) -> str:
+    """Why an image cannot have classes of these names; empty if it can."""
+    if multi_label and any("|" in name for name in names):
+        return "has a class name with |, which separates classes in what Thaw writes; rename it"
+    return next(filter(None, map(class_problem, names)), "")
+
+
+def _merged(listed: list[Labeled]) -> list[Labeled]:
+    """One entry with the classes of all rows of an image, if they are of one split."""
+    if len({split for *_, split in listed}) > 1:
+        return listed
+    where, below, _, split = listed[0]
+    return [(where, below, tuple(sorted({name for _, _, classes, _ in listed for name in classes})), split)]
 
 
 def _above(names: list[str | None]) -> str | None:
