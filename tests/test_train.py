@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -635,3 +636,14 @@ def test_nothing_of_a_store_has_a_signature_or_a_password(command, tmp_path, mon
     assert len(files) > 20
     assert not [path for path in files if b"s3cret" in path.read_bytes()]
     assert any(b"id=1&sig=***" in path.read_bytes() for path in files)
+
+
+def test_a_wrong_key_of_a_sweep_is_one_sentence_and_leaves_no_store(tmp_path, command):
+    for arguments in (["fold=0,1"], ["fold=0", "unfreeze=0,1"], ["training.head.epoch=1,2"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Hydra makes warnings of the exceptions of callbacks
+            status, out, err = command("-m", *TINY, *arguments)
+        assert (status, out) == (1, "")
+        assert len(err.splitlines()) == 1
+        assert "is not a key of the configuration; did you mean" in err
+    assert not (tmp_path / "mlruns").exists()

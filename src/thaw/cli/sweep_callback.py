@@ -29,10 +29,12 @@ class SweepCallback(Callback):
     opened: "OpenSweep | None" = None
 
     def on_run_start(self, config: DictConfig, **kwargs) -> None:
-        """Create the store, and refuse a launcher for a single run, which Hydra would ignore."""
+        """Create the store, and refuse what a single run would ignore."""
         launcher = config.hydra.runtime.choices["hydra/launcher"]
         if launcher != "basic":
             sys.exit(f"hydra/launcher={launcher} requires -m (multirun), even for one run")
+        if config.finish.name == "soup":
+            sys.exit("finish=soup averages the weights of several runs; give -m and several values, such as seed=0,1,2")
         try:
             compose.check_folders(config)
             Workspace(Path(config.store)).create()

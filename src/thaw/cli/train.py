@@ -24,6 +24,7 @@ from thaw.runs.outcome import Outcome
 from thaw.workspace import Workspace
 
 if TYPE_CHECKING:
+    from thaw.sweeps.parent import OpenSweep
     from thaw.tracking.store import Store
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def connect(uri: str | None, root: str, experiment: str | None) -> "Store":
     return connect(uri, root, experiment)
 
 
+INTERRUPTED = 130  # exit status
 NETWORKS: dict = {}  # that this process keeps
 BACKGROUND = BackgroundSender()
 
@@ -116,6 +118,8 @@ def main(hydra_job: Callable[[], object]) -> int:
     with terminal.Display() as display, progress.reporting_to(display):
         try:
             status = _run(hydra_job, display, words)
+            if SweepCallback.opened is not None and SweepCallback.opened.soup and status != INTERRUPTED:
+                status = max(status, _make_soups(SweepCallback.opened))
         finally:
             BACKGROUND.close()
         if SweepCallback.opened is not None:
@@ -135,7 +139,7 @@ def _run(hydra_job: Callable[[], object], display: terminal.Display, words: list
     except KeyboardInterrupt:
         display.stop()
         print("Interrupted; the same command resumes it.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except Exception as error:
         from thaw.sweeps.job import RunFailed
 
@@ -170,6 +174,26 @@ def _without_hydras_line() -> Iterator[None]:
 
     with contextlib.redirect_stderr(Filtered()):
         yield
+
+
+def _make_soups(opened: "OpenSweep") -> int:
+    """Average the weights of the runs of a sweep; the exit status."""
+    from thaw.runs.soup import make_soups
+    from thaw.sweeps.summary import outcomes
+
+    places = [Path(each.place) for each in outcomes(opened.sweep) if each.place]
+    try:
+        make_soups(places, Path(opened.sweep.place), opened.store, NETWORKS)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command resumes it.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # the runs are recorded, and their summary is still to come
+        message = user_message(error)
+        if message is None:
+            logger.exception("The weights of the runs could not be averaged")
+        print(message or f"soup · {redact(str(error))}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _close_sweep(display: terminal.Display) -> bool:

@@ -1,8 +1,10 @@
 """Hydra's composition errors as sentences that name the nearest right key or option."""
 
+import contextlib
 import re
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,7 +45,8 @@ def explain(error: Exception) -> str | None:
             f"{key} is not a key of a launcher{nearest(key, every) or '.'} The keys are in conf/hydra/launcher; "
             "hydra.launcher.slurm_additional_parameters takes other options of sbatch"
         )
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    is_initialized = GlobalHydra.instance().is_initialized()  # when a sweep is opened
+    with contextlib.nullcontext() if is_initialized else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         known = [*keys(OmegaConf.to_container(hydra.compose("config"))), "experiment", "debug", "hydra/launcher"]
     if key in known:
         return redact(f"{message} {error.__cause__ or ''}".strip())

@@ -168,13 +168,15 @@ class Finish(Section):
     """What is tried on trained weights without another training; what validation accepts is a run of its own.
 
     `views`: the mean over so many views of an image; `temperature`: probabilities at the temperature that suits
-    validation; `wise_ft`: weights between the first stage's and the fine-tuned ones.
+    validation; `wise_ft`: weights between the first stage's and the fine-tuned ones; `soup`: the mean of the weights of
+    runs of a sweep.
     """
 
     name: Name = "none"
     views: Literal[0] | Annotated[int, Field(ge=2, le=1000)] = 0
     temperature: bool = False
     wise_ft: bool = False
+    soup: bool = False
 
 
 class Resolution(Section):

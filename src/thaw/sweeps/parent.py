@@ -88,11 +88,13 @@ class OpenSweep:
         sweep: under way.
         store: that it is recorded in.
         lock: held as long as the command lasts.
+        soup: whether the weights of its runs are to be averaged.
     """
 
     sweep: Sweep
     store: "Store"
     lock: FileLock
+    soup: bool = False
 
 
 def open_sweep(composed: DictConfig) -> OpenSweep:
@@ -144,7 +146,7 @@ def open_sweep(composed: DictConfig) -> OpenSweep:
     _record_parent(place, store, config.experiment, config.question or "", command, overrides, values, launch.name)
     sweep = Sweep(str(launch), str(place), values, sweep_size(overrides))
     sweep.write()
-    return OpenSweep(sweep, store, lock)
+    return OpenSweep(sweep, store, lock, any(each.finish.soup for each in samples))
 
 
 def _images(datasets: list[tuple[Dataset, str, int]], on_cluster: bool, root: Path) -> list[str]:
