@@ -176,7 +176,7 @@ def test_several_paths_stay_a_sweep(tmp_path, monkeypatch):
         (
             ["training.finetune.optimizer=sgd"],
             "training.finetune.optimizer is not a key of the configuration; optimizer is a group of its own: "
-            "give optimizer=adam|adamw|automm|fastai|lion|rmsprop|sgd",
+            "give optimizer=adam|adamw|automm|fastai|lion|modern|rmsprop|sgd",
         ),
     ],
 )
