@@ -83,7 +83,8 @@ def test_every_option_trains_for_one_tiny_epoch(command, pictures, tmp_path, opt
     weights = _weights(tmp_path) if option == "weights=file" else None
     needed = [each.format(pictures=folder, weights=weights, table=table) for each in NEEDED.get(option, [])]
     depth, last = ("3", "finetune 1/1") if option.startswith(DEEP) else ("0", "head 1/1")
-    status, out, err = command(*overrides, option, *needed, f"unfreeze={depth}")
+    flag = ["-m"] if option == "finish=soup" else []
+    status, out, err = command(*flag, *overrides, option, *needed, f"unfreeze={depth}")
     assert status == 0, err
     assert " · test 0." in out or " · test 1." in out
     assert last in out

@@ -17,7 +17,7 @@ from thaw.tracking.reader import Run
 NOT_COMPARED = (
     "seed", "dataset.fold", "threads", "store", "weights.sha256", "backbone.layers", "tracking.uri",
     "tracking.experiment", "finish.name", "finish.views", "finish.temperature", "finish.wise_ft",
-    "finish.soup",     "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
+    "finish.soup", "unfrozen.layers", "unfrozen.blocks", "unfrozen.boundary",
 )  # fmt: skip
 GROUPS = ("loss", "regularisation", "optimizer", "schedule", "resolution")  # that came after the first recorded runs
 LATER = {
