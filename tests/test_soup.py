@@ -121,3 +121,25 @@ def test_runs_are_reported_although_their_soup_fails(command, monkeypatch):
     assert status == 1
     assert "no room" in err
     assert "2 runs, best validation accuracy first" in out
+
+
+def test_the_rate_finder_has_no_weights_to_average(pretrained, command):
+    status, out, err = command("-m", *SMALL, *pretrained, "unfreeze=0", "seed=0,1", "find_rate=true", "finish=soup")
+    assert status == 0, err
+    assert "soup · not tried" in out + err
+
+
+def test_weights_that_have_changed_are_refused(pretrained, command, tmp_path, monkeypatch):
+    averaged = soup.make_soups
+
+    def changed(*given):
+        keras.utils.set_random_seed(2)
+        path = tmp_path / "pretrained.weights.h5"
+        keras.applications.MobileNet((32, 32, 3), 0.25, include_top=False, weights=None).save_weights(path)
+        averaged(*given[:-1], {})
+
+    monkeypatch.setattr(soup, "make_soups", changed)
+    rates = "training.head.learning_rate=1e-3,1e-2"
+    status, _, err = command("-m", *SMALL, *pretrained, "unfreeze=0", rates, "finish=soup")
+    assert status == 1
+    assert "The initial weights have changed since the runs were trained" in err

@@ -111,7 +111,9 @@ def make_soups(places: Iterable[Path], sweep: Path, store: Store, kept: dict) ->
         kept: the networks of this process, as `models.reuse` keeps them.
     """
     groups: dict[str, list[Member]] = {}
-    for member in sorted((Member.read(each, store) for each in places), key=lambda each: each.loss):
+    here = [each for each in places if journal.finished(each) is not None]  # and not on another node
+    members = [member for member in (Member.read(each, store) for each in here) if KEPT_STAGE in member.tags]
+    for member in sorted(members, key=lambda each: each.loss):
         if member.shared:
             groups.setdefault(member.shared, []).append(member)
     several = [each for each in groups.values() if len(each) > 1]
@@ -139,6 +141,7 @@ def _soup(members: list[Member], context: Context, store: Store) -> str | None:
         used, weights = greedy([(each, partial(cook.weights, each)) for each in members], cook.loss)
         if len(used) < 2:
             return None
+        best = used[0]  # the stages of others may be gone
         before = cook.results(best)
         cook.network.model.set_weights(weights)
         validation = cook.evaluated(dataset.validation)
@@ -215,6 +218,10 @@ class _Cook:
         }
         backbone = networks.backbone(settings.backbone, settings.weights, modality, seed, False)
         self.backbone = networks.initialize(backbone, [], None, "", 0, seed)
+        if self.backbone.digest != members[0].params["with.weights.sha256"]:
+            raise ThawError(
+                "The initial weights have changed since the runs were trained; give finish=none, or the same"
+            )
         self.stages = {each.place: self._stages(each) for each in members}
         depth = self.stages[members[0].place][-1].reached
         self.network: Network = networks.network(
