@@ -3,7 +3,7 @@ import warnings
 import numpy as np
 import pytest
 
-from thaw.plots import style, training
+from thaw.plots import comparison, style, training
 
 
 def test_signs_that_no_font_has_are_one_sentence(tmp_path, caplog):
@@ -43,3 +43,14 @@ def test_the_boundaries_between_stages_are_explained_once(boundaries, words):
     (legend,) = training.learning_curves(history, boundaries, 0).legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts[3:] == ([words] if words else [])
+
+
+@pytest.mark.parametrize(("count", "named"), [(4, 4), (12, 3)])
+def test_of_many_points_only_those_on_the_front_are_named(count, named):
+    """By hand: the first of each four is better than all before it, the others are not."""
+    scores = [comparison.Scored(0.5 + number // 4 / 10 - number % 4 / 100, 0.4, 0.9) for number in range(count)]
+    points = {f"variant {number}": (1.0 + number, score) for number, score in enumerate(scores)}
+    (axis,) = comparison.pareto(points, "Test accuracy").axes
+    shown = [text.get_text() for text in axis.texts]
+    assert len(shown) == named
+    assert set(shown) >= {f"variant {number}" for number in range(0, count, 4)}

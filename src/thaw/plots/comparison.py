@@ -25,6 +25,7 @@ from thaw.plots.style import (
     short,
 )
 
+NAMED = 8  # points of a chart that have names; more would cover each other
 Epochs = list[dict[str, float]]
 
 
@@ -171,7 +172,7 @@ def pareto(points: dict[str, tuple[float, Scored]], score: str) -> Figure:
     """Scores against training time on a logarithmic axis, with the Pareto front: nothing is both better and quicker.
 
     Args:
-        points: by name: seconds, and the score; more is better.
+        points: by name: seconds, and the score; more is better. Of many only those on the front are named.
         score: what the score is.
     """
     order = sorted(points.items(), key=lambda point: (point[1][0], -point[1][1].value))
@@ -180,6 +181,7 @@ def pareto(points: dict[str, tuple[float, Scored]], score: str) -> Figure:
         if not front or each.value > front[-1][2]:
             front.append((name, seconds, each.value))
     on_front = {name for name, *_ in front}
+    are_few = len(points) <= NAMED
     with plt.rc_context(STYLE):
         drawn, axis = figure(height=HEIGHT + 0.3)
         times, values = [[each[part] for each in front] for part in (1, 2)]
@@ -196,7 +198,8 @@ def pareto(points: dict[str, tuple[float, Scored]], score: str) -> Figure:
         axis.xaxis.set_minor_formatter(NullFormatter())
         low, high = axis.get_ylim()
         used: list[tuple[float, float]] = []
-        for name, (seconds, each) in sorted(order, key=lambda each: each[1][1].value):
+        named = [(name, point) for name, point in order if are_few or name in on_front]
+        for name, (seconds, each) in sorted(named, key=lambda each: each[1][1].value):
             y = each.value
             while any(abs(math.log(seconds / other)) < 1.2 and abs(y - at) < (high - low) * 0.05 for other, at in used):
                 y += (high - low) * 0.05
