@@ -23,6 +23,7 @@ from thaw.modalities.images.modality import Images
 from thaw.models import cuts
 from thaw.models.backbones import applications
 from thaw.models.graph import as_inputs, nodes, outputs
+from thaw.models.heads import Labels
 from thaw.models.kernels import fast
 from thaw.models.network import Network, build_network
 
@@ -48,7 +49,7 @@ def build(name: str, size: int) -> Network:
     """A network of that architecture with random weights."""
     settings = schema.Backbone(name=name, image_size=size, smallest_size=1)
     backbone = applications.build(settings, schema.Weights(source="random"), Images(size), 0)
-    return build_network(backbone, schema.Head(), 10, Images(size), 1, 0)
+    return build_network(backbone, schema.Head(), Labels(10), Images(size), 1, 0)
 
 
 def measure(network: Network, name: str, depth: int, within: float) -> None:

@@ -18,6 +18,7 @@ from thaw.data.splits import Split
 from thaw.modalities.images.modality import Images
 from thaw.models.backbones import applications
 from thaw.models.cuts import Cut
+from thaw.models.heads import Labels
 from thaw.models.network import Network, build_network
 from thaw.models.weights import initialize
 from thaw.training.batches import PLAIN, Views, prefetch, view_batches
@@ -35,7 +36,7 @@ def sweep(case: Case) -> None:
     source = schema.Dataset(source="folder", path=case.photographs, image_size=case.size)
     photographs = load_dataset(source, 0, case.weights.parent / "floor")
     networks = {
-        hidden: build_network(base, schema.Head(hidden=hidden), case.classes, modality, max(case.depths), 0)
+        hidden: build_network(base, schema.Head(hidden=hidden), Labels(case.classes), modality, max(case.depths), 0)
         for hidden in case.hidden
     }
     net = networks[case.hidden[0]]

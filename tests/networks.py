@@ -13,6 +13,7 @@ from thaw.modalities.images.modality import Images
 from thaw.models import units
 from thaw.models.backbone import Backbone
 from thaw.models.backbones import applications
+from thaw.models.heads import Labels
 from thaw.models.network import build_network
 from thaw.models.weights import initialize
 from thaw.training.batches import Views
@@ -61,7 +62,7 @@ def build(name="Small", depth=0, head=LINEAR, size=32, seed=0, alpha=0.25):
         base = applications.build(settings, schema.Weights(source="random"), Images(size), seed)
     base = initialize(base, [np.random.default_rng(0).uniform(0, 255, (8, size, size, 3)).astype(np.float32)])
     deepest = units.resolve(depth, base.blocks, base.model.name)
-    return build_network(base, head, 3, Images(size), deepest, seed)
+    return build_network(base, head, Labels(3), Images(size), deepest, seed)
 
 
 def images(count=20, seed=0):

@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
 from thaw.config import compose, schema
-from thaw.config.schema import Config, Section
+from thaw.config.schema import Config
 from thaw.config.validate import from_record, keys, validate
+from thaw.config.values import Section
 from thaw.errors import ThawError
 from thaw.tracking import names
 

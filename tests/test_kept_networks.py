@@ -17,6 +17,7 @@ from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
 from thaw.models import reuse, weights
 from thaw.models.backbones import applications
+from thaw.models.heads import Labels
 from thaw.models.weights import weights_digest
 from thaw.training.batches import sample_examples
 from thaw.training.memory import estimate
@@ -54,7 +55,7 @@ def started(networks, seed=0, source=RANDOM, split=None, store=None, head=HEAD):
     backbone = networks.backbone(MOBILENET, source, Images(32), seed, from_scratch=False)
     key = f"{seed} {split.digest}"
     backbone = networks.initialize(backbone, sample_examples(split, Images(32)), store, key)
-    return networks.network(backbone, head, 3, Images(32), DEPTH, seed)
+    return networks.network(backbone, head, Labels(3), Images(32), DEPTH, seed)
 
 
 def test_images_that_cannot_be_read_leave_the_initial_weights_of_the_runs_before(built):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import commands
 import numpy as np
 import pytest
 from conftest import TINY
+from hypothesis import example, given, settings
+from hypothesis import strategies as some
 from networks import build, images, split_of
 from PIL import Image
 from sklearn import metrics
@@ -16,9 +19,10 @@ from sklearn import metrics
 from thaw.config import schema
 from thaw.config.validate import validate
 from thaw.data.dataset import load_dataset
-from thaw.data.splits import classes_of, fraction
+from thaw.data.splits import _deal, classes_of, fraction
 from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
+from thaw.models.heads import Labels
 from thaw.models.network import build_network
 from thaw.plots.predictions import Classified
 from thaw.runs.finishing import _loss
@@ -41,8 +45,8 @@ def table(folder, rows, header="file,class"):
 
 
 def load(path, **changes):
-    settings = {"source": "table", "path": str(path), "multi_label": True, **changes}
-    return load_dataset(schema.Dataset(**settings), 0, path.parent / "store")
+    dataset = schema.Dataset(**{"source": "table", "path": str(path), "multi_label": True, **changes})
+    return load_dataset(dataset, 0, path.parent / "store")
 
 
 def tagged(count=60, seed=0):
@@ -107,6 +111,71 @@ def test_a_class_that_is_too_rare_is_left_out_and_its_images_stay(tmp_path):
     assert found.class_names == CLASSES
     assert sum(len(split) for split in found.splits().values()) == 61
     assert found.excluded == {"class rare": "has 1 different images, and needs 3 or more"}
+
+
+def held_out(parts):
+    """As `splits._hold_out` divides."""
+
+    def part(place, count):
+        behind = place // max(1, math.floor(count * 0.15 + 0.5))
+        return behind + 1 if behind < parts else 0
+
+    return part
+
+
+@given(some.integers(0, 10_000), some.integers(2, 6), some.integers(6, 40), some.booleans())
+@example(75, 6, 8, False)
+@example(79, 6, 10, False)
+@settings(deadline=None)
+def test_every_class_has_training_images_however_classes_go_together(seed, classes, count, folds):
+    random = np.random.default_rng(seed)
+    labels = random.random((count, classes)) < random.random(classes) * 0.6
+    parts, part = (5, lambda place, _: place % 5) if folds else (3, held_out(2))
+    labels = labels[:, labels.sum(axis=0) >= max(parts, 3)]
+    dealt = _deal(labels, parts, part)
+    assert ((dealt >= 0) & (dealt < parts)).all()
+    assert labels[dealt == 0].any(axis=0).all()
+
+
+def test_rare_classes_that_go_together_are_trained(tmp_path):
+    """Two images have both classes; by the rarest class alone, one of the classes could have none to train on."""
+    for seed in range(6):
+        rows = [*(f"images/x{n}.png,x" for n in range(1)), *(f"images/y{n}.png,y" for n in range(2))]
+        rows += [f"images/xy{n}.png,x|y" for n in range(2)] + [f"images/z{n}.png,z" for n in range(9)]
+        path = table(tmp_path, rows)
+        found = load_dataset(schema.Dataset(source="table", path=str(path), multi_label=True), seed, tmp_path / "store")
+        assert (found.train.labels.sum(axis=0) > 0).all()
+        assert (fraction(found.train, 1, seed).labels.sum(axis=0) > 0).all()
+
+
+def test_a_small_fraction_has_every_class():
+    """p and q are the rarest class of four images each, of which two have y as well."""
+    labels = np.array([[1, 0, 0]] * 2 + [[1, 0, 1]] * 2 + [[0, 1, 0]] * 2 + [[0, 1, 1]] * 2, np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    for seed in range(10):
+        whole = split_of(tuple(f"{n}.png" for n in range(8)), labels, pixels)
+        assert fraction(whole, 1, seed).labels.any(axis=0).all()
+
+
+def test_folds_test_every_image_once(tmp_path):
+    path = table(tmp_path, tagged(40))
+    tested = [name for fold in range(5) for name in load(path, fold=fold).test.names]
+    assert len(tested) == len(set(tested)) == 40
+
+
+def test_a_row_that_cannot_be_used_takes_its_image_along(tmp_path):
+    rows = [*tagged(), "images/two.png,a", "images/two.png,b\u0007b"]
+    found = load(table(tmp_path, rows), on_bad="skip")
+    assert not any("two" in name for split in found.splits().values() for name in split.names)
+    assert any("cannot be used without row" in reason for reason in found.excluded.values())
+
+
+def test_what_a_manifest_left_out_stays_left_out(tmp_path):
+    rows = [f"{row},train," for row in tagged()]
+    path = table(tmp_path, [*rows, "images/left.png,,,is the same image as another"], "file,class,split,left out")
+    found = load(path, on_bad="skip", layout="pooled")
+    assert not any("left.png" in name for split in found.splits().values() for name in split.names)
+    assert "is the same image as another" in found.excluded.values()
 
 
 def test_every_split_has_its_share_of_every_class(tmp_path):
@@ -218,9 +287,9 @@ def test_the_loss_of_logits_is_that_of_their_probabilities():
 # Networks and batches =================================================================================================
 def test_a_network_gives_each_class_a_probability_of_its_own():
     base = build().backbone
-    network = build_network(base, schema.Head(), 3, Images(32), 0, 0, multi_label=True)
-    assert network.is_multi_label
-    assert not build().is_multi_label
+    network = build_network(base, schema.Head(), Labels(3, multi_label=True), Images(32), 0, 0)
+    assert network.labels == Labels(3, multi_label=True)
+    assert build().labels == Labels(3)
     pixels = np.full((1, 32, 32, 3), 90.0, np.float32)
     logits = base.model(base.preprocess(pixels.copy())).numpy().mean(axis=(1, 2))
     dense = network.head[-1]
@@ -251,8 +320,17 @@ def test_tags_are_trained_compared_and_predicted(tmp_path, command, client, monk
     path = table(tmp_path, rows)
     tiny = [each for each in TINY if "images_per_class" not in each and each != "tracking.model=false"]
     own = ["dataset=table", f"dataset.path={path}", "dataset.multi_label=true", "unfreeze=0,1", "finish=temperature"]
+    chosen_on = []
+    with_thresholds_of = MultiLabelEvaluation.with_thresholds_of
+    monkeypatch.setattr(
+        MultiLabelEvaluation,
+        "with_thresholds_of",
+        lambda self, validation: chosen_on.append(set(validation.names)) or with_thresholds_of(self, validation),
+    )
     status, _, err = command("-m", *tiny, *own)
     assert status == 0, err
+    assert chosen_on
+    assert all(names == set(load(path).validation.names) for names in chosen_on)  # not on what is tested
     (sweep,) = commands.sweeps_of(client())
     runs = commands.runs_of(client(), sweep)
     assert len(runs) >= 2
@@ -297,7 +375,7 @@ def test_tags_are_trained_compared_and_predicted(tmp_path, command, client, monk
 
 def test_answers_are_put_into_words():
     own = dict(zip(CLASSES, (0.9, 0.7, 0.1), strict=True))
-    one = Classified("x.png", None, list(own.items()), ("a", "b"), ("a",), own, None, several=True)
+    one = Classified("x.png", None, list(own.items()), ("a", "b"), ("a",), 0.0, None, several=True)
     assert one.summary == "x.png: a and b · a 90.0 %, b 70.0 %, c 10.0 % (wrong, it is a)"
     none = replace(one, predicted=(), truth=())
     assert none.summary == "x.png: no class · a 90.0 %, b 70.0 %, c 10.0 % (right)"

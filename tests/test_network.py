@@ -8,6 +8,7 @@ from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
 from thaw.models.backbone import Backbone
 from thaw.models.graph import as_inputs, nodes, reseed_dropout
+from thaw.models.heads import Labels
 from thaw.models.kernels import Convolution, fast
 from thaw.models.network import build_network
 
@@ -128,8 +129,8 @@ def test_heads_have_the_layers_asked_for(head, shapes):
 
 def test_the_head_does_not_depend_on_what_was_drawn_before():
     one, before = build(seed=3), keras.utils.set_random_seed(99)
-    again = build_network(one.backbone, LINEAR, 3, Images(32), 0, seed=3)
-    other = build_network(one.backbone, LINEAR, 3, Images(32), 0, seed=4)
+    again = build_network(one.backbone, LINEAR, Labels(3), Images(32), 0, seed=3)
+    other = build_network(one.backbone, LINEAR, Labels(3), Images(32), 0, seed=4)
     assert before is None
     kernels = [net.head[-1].kernel.numpy() for net in (one, again, other)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
@@ -215,7 +216,9 @@ def test_a_narrower_boundary_is_taken_where_what_lies_between_is_cheap():
     right = keras.layers.Activation("tanh", name="right")(narrow)
     trained = keras.layers.Conv2D(4, 1, name="trained")(left)
     base = keras.Model(pixels, keras.layers.Concatenate()([trained, right]))
-    net = build_network(Backbone("narrow", base, lambda x: x, "file", "0"), LINEAR, 3, Images(32), deepest=3, seed=0)
+    net = build_network(
+        Backbone("narrow", base, lambda x: x, "file", "0"), LINEAR, Labels(3), Images(32), deepest=3, seed=0
+    )
     assert [nodes(base)[place].name for place in net.cut(3).crossing] == ["narrow"]
 
 

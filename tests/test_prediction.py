@@ -368,7 +368,7 @@ def classified(number, truth, explained):
     heat = np.zeros((30, 40), np.float32) if explained else None
     image = np.full((30, 40, 3), 200, np.uint8)
     top = [("Melon", 0.6), ("Lemon", 0.31)]
-    return predictions.Classified(f"{number}.png", image, top, ("Melon",), truth and (truth,), dict(top), heat)
+    return predictions.Classified(f"{number}.png", image, top, ("Melon",), truth and (truth,), 0.31, heat)
 
 
 @pytest.mark.parametrize("explained", [False, True])

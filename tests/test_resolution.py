@@ -10,6 +10,7 @@ from conftest import TINY
 
 from thaw.config.schema import Resolution
 from thaw.modalities.images.modality import Images
+from thaw.models.heads import Labels
 
 LARGER = [*TINY, "dataset.image_size=64", "unfreeze=3", "weights=random"]
 
@@ -65,7 +66,7 @@ def test_kernels_are_drawn_to_their_initial_weights_at_every_size():
 
     settings, source, made = Backbone(name="InceptionV3", smallest_size=75), Weights(source="random"), Networks({})
     whole = made.backbone(settings, source, Images(96), 0, False)
-    whole = made.network(made.initialize(whole, [], None, "a"), Head(), 3, Images(96), 20, 0)
+    whole = made.network(made.initialize(whole, [], None, "a"), Head(), Labels(3), Images(96), 20, 0)
     at = made.at_sizes(whole, [Images(80), Images(96), Images(80)], settings, source, Head(), 20, 0)
     assert (at[Images(96)] is whole, len(at)) == (True, 2)
     small = at[Images(80)]

@@ -1,5 +1,6 @@
 """Greedy soups: the mean of the weights of the runs of a sweep."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,16 @@ def test_each_next_run_is_added_if_the_mean_lowers_the_loss():
     assert mean[1].tolist() == [7]
 
 
+def test_weights_that_all_have_keep_every_bit():
+    frozen = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    tried = [(member(str(n)), lambda n=n: [frozen, np.array([n], np.float32)]) for n in range(7)]
+    losses = iter(range(7, 0, -1))
+    used, mean = soup.greedy(tried, lambda _: float(next(losses)))
+    assert len(used) == 7
+    np.testing.assert_array_equal(mean[0], frozen)
+    np.testing.assert_allclose(mean[1], [3.0])
+
+
 def test_a_run_alone_is_no_soup():
     used, _ = soup.greedy([(member("a"), lambda: weights(1.0)), (member("b"), lambda: weights(5.0))], lambda _: 1.0)
     assert len(used) == 1
@@ -60,7 +71,9 @@ def models(client, run):
     return keras.saving.load_model(file, compile=False)
 
 
-def test_the_runs_of_a_sweep_are_averaged_and_the_mean_is_a_run_beside_them(pretrained, command, client, monkeypatch):
+def test_the_runs_of_a_sweep_are_averaged_and_the_mean_is_a_run_beside_them(
+    pretrained, command, client, tmp_path, monkeypatch
+):
     falling = iter(np.linspace(1, 0, 99))
     monkeypatch.setattr(soup._Cook, "loss", lambda self, found: self.network.model.set_weights(found) or next(falling))
     sweep = ["-m", *SMALL, *pretrained, "unfreeze=5", "training.finetune.learning_rate=1e-3,1e-2", "finish=soup"]
@@ -74,8 +87,14 @@ def test_the_runs_of_a_sweep_are_averaged_and_the_mean_is_a_run_beside_them(pret
     mean = found["soup"]
     assert set(mean.data.params["with.training.finetune.learning_rate"].split("+")) == {"0.001", "0.01"}
     assert mean.data.params["seed"] == "0"
-    seconds = [each.data.metrics["training_seconds"] for each in (one, other)]
-    assert mean.data.metrics["training_seconds"] == pytest.approx(sum(seconds))
+    stages = [json.loads(path.read_text()) for path in (tmp_path / "mlruns" / "stages").glob("*/done.json")]
+    assert len(stages) == 3  # the head is shared
+    assert mean.data.metrics["training_seconds"] == pytest.approx(sum(each["seconds"] for each in stages))
+    speeds = [run.data.metrics["images_per_second"] for run in (one, other)]
+    assert mean.data.metrics["images_per_second"] in [pytest.approx(speed) for speed in speeds]
+    assert [each.path for each in models(client(), mean).trainable_variables] == [
+        each.path for each in models(client(), one).trainable_variables
+    ]
     arrays = [[each.numpy() for each in models(client(), run).variables] for run in (one, other, mean)]
     assert any(not np.array_equal(a, b) for a, b, _ in zip(*arrays, strict=True))
     for first, second, averaged in zip(*arrays, strict=True):
@@ -92,11 +111,14 @@ def test_the_runs_of_a_sweep_are_averaged_and_the_mean_is_a_run_beside_them(pret
 
 def test_a_soup_that_does_not_lower_the_loss_is_not_recorded(pretrained, command, client, monkeypatch):
     monkeypatch.setattr(soup._Cook, "loss", lambda *_: 1.0)
+    looked_at = []
+    monkeypatch.setattr(soup._Cook, "evaluated", lambda self, split: looked_at.append(split))
     status, out, err = command(
         "-m", *SMALL, *pretrained, "unfreeze=0", "training.head.learning_rate=1e-3,1e-2", "finish=soup"
     )
     assert status == 0
     assert "soup · not accepted: no mean of runs lowers the loss" in out + err
+    assert looked_at == []  # the test images least of all
     assert len(runs_of(client(), sweeps_of(client())[0])) == 2
 
 
@@ -143,3 +165,29 @@ def test_weights_that_have_changed_are_refused(pretrained, command, tmp_path, mo
     status, _, err = command("-m", *SMALL, *pretrained, "unfreeze=0", rates, "finish=soup")
     assert status == 1
     assert "The initial weights have changed since the runs were trained" in err
+
+
+def test_runs_of_other_image_sizes_are_not_averaged(pretrained, command):
+    sizes = [each for each in SMALL if not each.startswith("dataset.image_size")]
+    status, out, err = command("-m", *sizes, *pretrained, "unfreeze=0", "dataset.image_size=32,48", "finish=soup")
+    assert status == 0, err
+    assert "soup · not tried" in out + err
+
+
+@pytest.mark.slow
+def test_a_network_that_is_made_anew_says_what_trained(pretrained, command, client, monkeypatch):
+    """As after runs in other processes: the process that averages has no network, and none of their files."""
+    averaged = soup.make_soups
+    monkeypatch.setattr(soup, "make_soups", lambda *given: averaged(*given[:-1], {}))
+    falling = iter(np.linspace(1, 0, 99))
+    monkeypatch.setattr(soup._Cook, "loss", lambda self, found: self.network.model.set_weights(found) or next(falling))
+    rates = ["unfreeze=5", "training.finetune.learning_rate=1e-3,1e-2", "training.evaluate=last_stage"]
+    # Another fraction has other training images, and stages with steps have other epochs.
+    rates += ["fraction=100,50", "training.finetune.steps=1"]
+    status, _, err = command("-m", *SMALL, *pretrained, *rates, "finish=soup")
+    assert status == 0, err
+    (parent,) = sweeps_of(client())
+    found = {run.data.params["finish"]: run for run in runs_of(client(), parent)}
+    trained = [[each.path for each in models(client(), found[kind]).trainable_variables] for kind in ("soup", "none")]
+    assert trained[0] == trained[1]
+    assert 0 < len(trained[0]) < 20

@@ -8,6 +8,7 @@ from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
 from thaw.models import graph, units
 from thaw.models.backbones import applications
+from thaw.models.heads import Labels
 from thaw.models.network import build_network
 
 # Multiply-adds in units of 10**9, as published (Chollet 2017; Tan and Le 2019; Simonyan and Zisserman 2015; He et al.
@@ -156,5 +157,5 @@ CHEAPEST = {
 
 @pytest.mark.parametrize("name", CHEAPEST)
 def test_a_network_is_cut_where_measurement_says_it_is_cheapest(name):
-    network = build_network(backbone(name, 224), schema.Head(), 10, Images(224), 1, 0)
+    network = build_network(backbone(name, 224), schema.Head(), Labels(10), Images(224), 1, 0)
     assert {depth: network.cut(depth).crossing for depth in CHEAPEST[name]} == CHEAPEST[name]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from thaw.config import schema
-from thaw.config.schema import absolute
+from thaw.config.values import absolute
 from thaw.errors import redact
 
 PATHS = ("dataset.path", "dataset.root", "weights.path", "store")

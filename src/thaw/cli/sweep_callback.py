@@ -34,7 +34,10 @@ class SweepCallback(Callback):
         if launcher != "basic":
             sys.exit(f"hydra/launcher={launcher} requires -m (multirun), even for one run")
         if config.finish.name == "soup":
-            sys.exit("finish=soup averages the weights of several runs; give -m and several values, such as seed=0,1,2")
+            sys.exit(
+                "finish=soup averages the weights of several runs; give -m and several values, such as "
+                "training.finetune.learning_rate=1e-4,3e-4"
+            )
         try:
             compose.check_folders(config)
             Workspace(Path(config.store)).create()

@@ -18,7 +18,7 @@ from thaw.cli.process import BackgroundSender
 from thaw.cli.sweep_callback import SweepCallback
 from thaw.config import compose
 from thaw.config.explain import explain
-from thaw.errors import redact, user_message
+from thaw.errors import ThawError, redact, user_message
 from thaw.runs.context import Context
 from thaw.runs.outcome import Outcome
 from thaw.workspace import Workspace
@@ -38,7 +38,6 @@ def connect(uri: str | None, root: str, experiment: str | None) -> "Store":
     return connect(uri, root, experiment)
 
 
-INTERRUPTED = 130  # exit status
 NETWORKS: dict = {}  # that this process keeps
 BACKGROUND = BackgroundSender()
 
@@ -118,8 +117,6 @@ def main(hydra_job: Callable[[], object]) -> int:
     with terminal.Display() as display, progress.reporting_to(display):
         try:
             status = _run(hydra_job, display, words)
-            if SweepCallback.opened is not None and SweepCallback.opened.soup and status != INTERRUPTED:
-                status = max(status, _make_soups(SweepCallback.opened))
         finally:
             BACKGROUND.close()
         if SweepCallback.opened is not None:
@@ -135,11 +132,13 @@ def _run(hydra_job: Callable[[], object], display: terminal.Display, words: list
         sys.argv[1:] = words = argv.prepared(words)
         with argv.printed_without_credentials(words), _without_hydras_line():
             preview.main() if is_preview else hydra_job()
+        if SweepCallback.opened is not None and SweepCallback.opened.soup:
+            _make_soups(SweepCallback.opened)
         return 0
     except KeyboardInterrupt:
         display.stop()
         print("Interrupted; the same command resumes it.", file=sys.stderr)
-        return INTERRUPTED
+        return 130
     except Exception as error:
         from thaw.sweeps.job import RunFailed
 
@@ -176,24 +175,19 @@ def _without_hydras_line() -> Iterator[None]:
         yield
 
 
-def _make_soups(opened: "OpenSweep") -> int:
-    """Average the weights of the runs of a sweep; the exit status."""
+def _make_soups(opened: "OpenSweep") -> None:
+    """Average the weights of the runs of a sweep."""
     from thaw.runs.soup import make_soups
     from thaw.sweeps.summary import outcomes
 
     places = [Path(each.place) for each in outcomes(opened.sweep) if each.place]
     try:
         make_soups(places, Path(opened.sweep.place), opened.store, NETWORKS)
-    except KeyboardInterrupt:
-        print("Interrupted; the same command resumes it.", file=sys.stderr)
-        return INTERRUPTED
     except Exception as error:  # the runs are recorded, and their summary is still to come
-        message = user_message(error)
-        if message is None:
+        if user_message(error) is None:
             logger.exception("The weights of the runs could not be averaged")
-        print(message or f"soup · {redact(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+            raise ThawError(f"The weights of the runs could not be averaged: {redact(str(error))}") from error
+        raise
 
 
 def _close_sweep(display: terminal.Display) -> bool:

@@ -4,62 +4,29 @@
 reads typed attributes; there is no `cfg.get(key, default)` anywhere.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, model_validator
 
+from thaw.config.values import (
+    LARGEST_COUNT,
+    LARGEST_IMAGE,
+    Blocks,
+    Count,
+    Depth,
+    Location,
+    Name,
+    Penalty,
+    Percent,
+    Section,
+    Share,
+    Unfreeze,
+)
 from thaw.errors import nearest
-from thaw.normalization import stripped
 from thaw.workspace import DEFAULT
 
-LARGEST_IMAGE = 4096  # px a side; no backbone was trained on more
-LARGEST_COUNT = 1_000_000
-
-
-def _as_text(value: object) -> object:
-    """A number as text: YAML and Hydra parse names such as `2024`."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-def _as_name(value: object) -> object:
-    text = _as_text(value)
-    return stripped(text) if isinstance(text, str) else text
-
-
-def _as_location(value: object) -> object:
-    text = _as_text(value)
-    path = absolute(text) if isinstance(text, str) and text else text
-    if isinstance(path, str) and path.startswith("~"):
-        raise PydanticCustomError("home", "there is no such home folder; give the whole path")
-    return path
-
-
-def absolute(path: str) -> str:
-    """The absolute path; URLs and home folders of unknown users are returned unchanged."""
-    path = os.path.expanduser(path)
-    return path if path.startswith("~") or "://" in path else os.path.abspath(path)
-
-
-Percent = Annotated[float, Field(gt=0, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Penalty = Annotated[float, Field(ge=0, le=1_000_000)]
-Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-Name = Annotated[str, BeforeValidator(_as_name), Field(min_length=1, max_length=200)]
-Location = Annotated[str, BeforeValidator(_as_location)]
-Blocks = Annotated[str, Field(pattern=r"^[1-9]\d{0,5}blocks?$")]
-BlockRange = Annotated[str, Field(pattern=r"^block[1-9]\d{0,5}\.\.block[1-9]\d{0,5}$")]
 RESERVED = frozenset(("command", "error", "git_clean", "journal", "kept_stage", "kind", "note", "question", "stages"))
-Depth = Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Literal["all"] | Blocks  # units, everything, or blocks
-Unfreeze = Depth | BlockRange
-
-
-class Section(BaseModel):
-    """A part of the configuration. Unknown keys are refused, types are not coerced, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Backbone(Section):
@@ -204,7 +171,7 @@ class Schedule(Section):
     warmup: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | Annotated[str, Field(pattern=r"^\d{1,2}(\.\d+)?%$")] = 0
     start: float = Field(default=0.04, gt=0, le=1)
     end: float = Field(default=0.0, ge=0, le=1)
-    drops: list[Annotated[float, Field(gt=0, lt=100)]] = [30.0, 60.0, 90.0]
+    drops: list[Annotated[float, Field(gt=0, lt=100)]] = Field(default=[30.0, 60.0, 90.0])
     factor: float = Field(default=0.1, gt=0, lt=1)
 
     def warmup_steps(self, steps: int) -> int:

@@ -6,7 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from thaw.config.schema import Config, Section, Stage, Training
+from thaw.config.schema import Config, Stage, Training
+from thaw.config.values import Section
 from thaw.errors import ThawError, nearest
 from thaw.normalization import normalized
 

@@ -48,7 +48,7 @@ class Split:
 
     @cached_property
     def strata(self) -> np.ndarray:
-        """int (images,): the class by which each image is divided; of several the rarest one, -1 without any."""
+        """int (images,): the class that each image counts for in a fraction; of several the rarest, -1 without any."""
         if self.labels.ndim == 1:
             return self.labels
         rarity = np.where(self.labels > 0, self.labels.sum(axis=0), np.inf)
@@ -156,8 +156,9 @@ def divide(whole: Split, splits: list[str], dataset: schema.Dataset, seed: int) 
         return [parts["train"], parts["validation"], parts["test"]]
     if dataset.fold is None:
         return _hold_out(whole, seed, 2)
-    rest, test = _assign(whole, seed, 2, lambda place, _: int(place % dataset.folds == dataset.fold))
-    return [*_hold_out(rest, seed, 1), test]
+    folds = _assign(whole, seed, dataset.folds, lambda place, _: place % dataset.folds)
+    rest = np.sort(np.concatenate([each for number, each in enumerate(folds) if number != dataset.fold]))
+    return [*_hold_out(whole.take(rest), seed, 1), whole.take(folds[dataset.fold])]
 
 
 def _hold_out(whole: Split, seed: int, parts: int) -> list[Split]:
@@ -167,11 +168,11 @@ def _hold_out(whole: Split, seed: int, parts: int) -> list[Split]:
         behind = place // max(1, math.floor(count * HELD_OUT + 0.5))
         return behind + 1 if behind < parts else 0
 
-    return _assign(whole, seed, parts + 1, part)
+    return [whole.take(each) for each in _assign(whole, seed, parts + 1, part)]
 
 
-def _assign(whole: Split, seed: int, parts: int, part: Callable[[int, int], int]) -> list[Split]:
-    """Divide `whole` stratum by stratum; duplicates stay in the same part.
+def _assign(whole: Split, seed: int, parts: int, part: Callable[[int, int], int]) -> list[np.ndarray]:
+    """The indices of the images of each part, every class divided by itself; duplicates stay in the same part.
 
     Args:
         whole: the images.
@@ -179,20 +180,70 @@ def _assign(whole: Split, seed: int, parts: int, part: Callable[[int, int], int]
         parts: how many.
         part: (position in the order of a class, number of different images of the class) -> number of a part.
     """
+    order = ranks(whole.names, seed)
     members: list[list[int]] = [[] for _ in range(parts)]
-    for indices in _by_class(whole, ranks(whole.names, seed)):
-        copies: dict[bytes, list[int]] = {}
-        for index in indices:
-            copies.setdefault(whole.contents[index], []).append(index)
-        for place, group in enumerate(copies.values()):
-            members[part(place, len(copies))] += group
-    return [whole.take(np.sort(np.array(each))) for each in members]
+    if whole.labels.ndim == 2:
+        copies = _copies(whole, sorted(range(len(whole)), key=order.__getitem__))
+        labels = whole.labels[[group[0] for group in copies]] > 0
+        for number, group in zip(_deal(labels, parts, part), copies, strict=True):
+            members[number] += group
+    else:
+        for indices in _by_class(whole, order):
+            copies = _copies(whole, indices)
+            for place, group in enumerate(copies):
+                members[part(place, len(copies))] += group
+    return [np.sort(np.array(each, np.int64)) for each in members]
+
+
+def _copies(whole: Split, indices: Sequence[int]) -> list[list[int]]:
+    """The indices of each different image, in their order."""
+    found: dict[bytes, list[int]] = {}
+    for index in indices:
+        found.setdefault(whole.contents[index], []).append(index)
+    return list(found.values())
+
+
+def _deal(labels: np.ndarray, parts: int, part: Callable[[int, int], int]) -> np.ndarray:
+    """The part of each image with any number of classes, int (images,), by iterative stratification.
+
+    From the rarest class on, each image goes to the part that lacks most of that class (Sechidis et al. 2011, "On the
+    Stratification of Multi-Label Data"). Then a part without a class gets an image of it from one that keeps others;
+    the first part, which is trained on, from any.
+
+    Args:
+        labels: bool (images, classes), in the order in which images are dealt.
+        parts: how many.
+        part: as for `_assign`.
+    """
+    labels = np.column_stack([labels, ~labels.any(axis=1)])  # without any class: one more
+    counts = labels.sum(axis=0)
+    lacks = np.array([np.bincount([part(i, n) for i in range(n)], minlength=parts) for n in counts], np.int64).T
+    found = np.full(len(labels), -1)
+    for label in np.argsort(counts, kind="stable"):
+        for image in np.flatnonzero(labels[:, label] & (found < 0)):
+            others = lacks[:, labels[image]].sum(axis=1)
+            found[image] = np.lexsort((-others, -lacks[:, label]))[0]
+            lacks[found[image], labels[image]] -= 1
+    has = np.array([labels[found == number].sum(axis=0) for number in range(parts)])
+    for number, label in zip(*np.nonzero((has == 0) & (counts > 0)), strict=True):
+        for image in np.flatnonzero(labels[:, label]):
+            if number == 0 or (has[found[image], labels[image]] > 1).all():
+                has[found[image], labels[image]] -= 1
+                has[number, labels[image]] += 1
+                found[image] = number
+                break
+    return found
 
 
 def first_of_each_class(split: Split, order: list[bytes], count: Callable[[int], int]) -> Split:
-    """The first `count(n)` of the n images of each class, sorted by `order`."""
-    chosen = [index for indices in _by_class(split, order) for index in indices[: count(len(indices))]]
-    return split.take(np.sort(np.array(chosen)))
+    """The first `count(n)` of the n images of each class, sorted by `order`; each class has its first image."""
+    chosen = {index for indices in _by_class(split, order) for index in indices[: count(len(indices))]}
+    if split.labels.ndim == 2:
+        first = np.argsort(order)
+        chosen |= {
+            int(first[split.labels[first, label].argmax()]) for label in np.flatnonzero(split.labels.any(axis=0))
+        }
+    return split.take(np.sort(np.array(list(chosen))))
 
 
 def _by_class(split: Split, order: list[bytes]) -> list[list[int]]:

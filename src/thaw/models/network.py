@@ -13,7 +13,7 @@ from thaw.modalities.images.modality import Images
 from thaw.models.backbone import Backbone
 from thaw.models.cuts import Cut, cheapest, frontier, model_between
 from thaw.models.graph import ancestors, as_inputs, as_list, chain, multiply_adds, nodes, outputs
-from thaw.models.heads import build_head, has_several_classes
+from thaw.models.heads import Labels, build_head, has_several_classes
 from thaw.models.kernels import fast
 from thaw.models.units import Depth, positions
 
@@ -51,9 +51,9 @@ class Network:
         return self.made["model"]
 
     @property
-    def is_multi_label(self) -> bool:
-        """Whether an example may have several classes."""
-        return has_several_classes(self.head[-1])
+    def labels(self) -> Labels:
+        """Which it predicts."""
+        return Labels(self.head[-1].units, has_several_classes(self.head[-1]))
 
     def plan(self, depth: Depth) -> frozenset[str]:
         """The paths of the variables that train at that depth."""
@@ -162,13 +162,7 @@ def _as_float32(outputs) -> list[tf.Tensor]:
 
 
 def build_network(
-    backbone: Backbone,
-    head: schema.Head,
-    classes: int,
-    modality: Images,
-    deepest: Depth,
-    seed: int,
-    multi_label: bool = False,
+    backbone: Backbone, head: schema.Head, labels: Labels, modality: Images, deepest: Depth, seed: int
 ) -> Network:
     """Put a new head on a backbone.
 
@@ -178,11 +172,10 @@ def build_network(
     Args:
         backbone: with its weights.
         head: the layers on top.
-        classes: how many.
+        labels: that it predicts.
         modality: of the inputs.
         deepest: how many units the deepest stage trains.
         seed: of the head's initial weights and dropout.
-        multi_label: whether an example may have several classes.
     """
     batch_norm: Literal["frozen", "train"] = "frozen"
     if backbone.weights == "random" and deepest == "all":
@@ -193,7 +186,7 @@ def build_network(
         for layer in backbone.units:
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
-    layers = built_head(backbone, head, classes, seed, multi_label)
+    layers = built_head(backbone, head, labels, seed)
     trainable = {
         layer.name: frozenset(variable.path for variable in layer.trainable_variables)
         for layer in [*backbone.units, *layers]
@@ -201,10 +194,8 @@ def build_network(
     return Network(backbone, layers, modality, batch_norm, trainable)
 
 
-def built_head(
-    backbone: Backbone, head: schema.Head, classes: int, seed: int, multi_label: bool = False
-) -> tuple[keras.Layer, ...]:
+def built_head(backbone: Backbone, head: schema.Head, labels: Labels, seed: int) -> tuple[keras.Layer, ...]:
     """The layers of a head with their variables, for the features of a backbone."""
-    layers = build_head(head, classes, seed, multi_label)
+    layers = build_head(head, labels, seed)
     chain(layers, keras.Input(backbone.model.output.shape[1:]))
     return layers

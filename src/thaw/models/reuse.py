@@ -18,6 +18,7 @@ from thaw.config import schema
 from thaw.modalities.images.modality import Images
 from thaw.models.backbone import Backbone
 from thaw.models.backbones import applications
+from thaw.models.heads import Labels
 from thaw.models.network import Network, build_network, built_head
 from thaw.models.units import Depth
 from thaw.models.weights import initialize
@@ -115,29 +116,21 @@ class Networks:
         return complete
 
     def network(
-        self,
-        backbone: Backbone,
-        head: schema.Head,
-        classes: int,
-        modality: Images,
-        deepest: Depth,
-        seed: int,
-        multi_label: bool = False,
+        self, backbone: Backbone, head: schema.Head, labels: Labels, modality: Images, deepest: Depth, seed: int
     ) -> Network:
         """As `build_network`."""
         kept = self._kept(backbone)
         if kept is None:
-            return build_network(backbone, head, classes, modality, deepest, seed, multi_label)
-        key = (head.model_dump_json(), classes, multi_label)
+            return build_network(backbone, head, labels, modality, deepest, seed)
+        key = (head.model_dump_json(), labels)
         if key in kept.networks:
             network = kept.networks[key] = kept.networks.pop(key)
-            new = built_head(backbone, head, classes, seed, multi_label)
-            for layer, fresh in zip(network.head, new, strict=True):
+            for layer, fresh in zip(network.head, built_head(backbone, head, labels, seed), strict=True):
                 layer.set_weights(fresh.get_weights())
         else:
             while len(kept.networks) >= HEADS:
                 del kept.networks[next(iter(kept.networks))]
-            network = kept.networks[key] = build_network(backbone, head, classes, modality, deepest, seed, multi_label)
+            network = kept.networks[key] = build_network(backbone, head, labels, modality, deepest, seed)
         kept.trained |= network.plan(deepest)
         return replace(network, backbone=backbone)
 
@@ -163,7 +156,6 @@ class Networks:
             seed: of the head's initial weights and dropout.
         """
         found = {network.modality: network}
-        classes, multi_label = network.head[-1].units, network.is_multi_label
         for modality in sizes:
             if modality not in found:
                 backbone = self.backbone(settings, weights, modality, seed, deepest == "all")
@@ -171,7 +163,7 @@ class Networks:
                 if kept := self._kept(backbone):
                     kept.initial.clear()  # they are set in full by the next run that starts from them
                 backbone = replace(backbone, digest=network.backbone.digest)
-                found[modality] = self.network(backbone, head, classes, modality, deepest, seed, multi_label)
+                found[modality] = self.network(backbone, head, network.labels, modality, deepest, seed)
         return found
 
     def _kept(self, backbone: Backbone) -> _Kept | None:

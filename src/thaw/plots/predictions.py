@@ -26,7 +26,7 @@ class Classified:
         top: the most probable classes with their probabilities, in order.
         predicted: the most probable class; with `several` those above their thresholds.
         truth: its class, if the model knows it, or all its classes; None if that is not known.
-        probabilities: of each class.
+        of_truth: the probability of its class; 0 if it is not known, or there may be several.
         heat: float32 (height, width) in [0, 1], the Grad-CAM heat map; None if not requested, or for pictures beyond
             those that are drawn.
         several: whether a picture has any number of classes.
@@ -37,7 +37,7 @@ class Classified:
     top: list[tuple[str, float]]
     predicted: tuple[str, ...]
     truth: tuple[str, ...] | None
-    probabilities: dict[str, float]
+    of_truth: float
     heat: np.ndarray | None
     several: bool = False
 
@@ -51,10 +51,10 @@ class Classified:
         """For people."""
         classes = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in self.top)
         if self.several:
-            classes = f"{named(self.predicted)} · {classes}"
+            classes = f"{_words(self.predicted)} · {classes}"
         if self.truth is None:
             return f"{self.name}: {classes}"
-        return f"{self.name}: {classes} ({'right' if self.is_right else f'wrong, it is {named(self.truth)}'})"
+        return f"{self.name}: {classes} ({'right' if self.is_right else f'wrong, it is {_words(self.truth)}'})"
 
     def line(self) -> dict:
         """For programs."""
@@ -66,9 +66,8 @@ class Classified:
         return {"file": self.name, **best, "top": top, "true": self.truth[0] if self.truth else None}
 
 
-def named(classes: Sequence[str]) -> str:
-    """Classes in words."""
-    return " and ".join(map(short, classes)) or "no class"
+def _words(classes: Iterable[str]) -> str:
+    return " and ".join(classes) or "no class"
 
 
 def pages(classified: Sequence[Classified], summary: str) -> Iterator[Figure]:
@@ -119,13 +118,12 @@ def _cell(cell, drawn: Classified) -> None:
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set(visible=True, color=color, linewidth=3)
-    title = named(drawn.predicted)
+    title = _words(map(short, drawn.predicted))
+    is_wrong = drawn.truth is not None and not drawn.is_right
+    if is_wrong:
+        title = f"predicted {title}, true {_words(map(short, drawn.truth or ()))}"
     if not drawn.several:
-        title += f" ({drawn.probabilities[drawn.predicted[0]]:.2f})"
-    if drawn.truth is not None and not drawn.is_right:
-        title = f"predicted {named(drawn.predicted)}, true {named(drawn.truth)}"
-        if not drawn.several:
-            title += f" ({drawn.probabilities[drawn.truth[0]]:.2f})"
+        title += f" ({drawn.of_truth if is_wrong else drawn.top[0][1]:.2f})"
     cell.suptitle(
         textwrap.fill(title, 34 if drawn.heat is None else 60),
         fontsize=SIZE, color=color if drawn.is_right is False else None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thaw.config.schema import Unfreeze
+from thaw.config.values import Unfreeze
 from thaw.tracking import journal
 from thaw.workspace import Workspace
 

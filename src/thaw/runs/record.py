@@ -15,6 +15,7 @@ import yaml
 from thaw import provenance
 from thaw.config import schema
 from thaw.config.schema import Config
+from thaw.config.values import Unfreeze
 from thaw.data.dataset import Dataset
 from thaw.data.splits import Split, class_text
 from thaw.errors import redact
@@ -243,7 +244,7 @@ def record_reuse(record: Record, stage: Stage, result: StageResult) -> None:
         record.tags({f"{stage_tag(stage.name)}.reused_from": ", ".join(known)})
 
 
-def _depth_in_words(unfreeze: schema.Unfreeze) -> str:
+def _depth_in_words(unfreeze: Unfreeze) -> str:
     """What trains, for people."""
     if unfreeze == 0:
         return "only the head trains"

@@ -37,6 +37,7 @@ class Results:
         selected: the stage whose weights were tested.
         evaluation: of the test split.
         validation: its metrics, if they are not those of the selected epoch.
+        other_seconds: of the training of other runs whose weights went into it.
     """
 
     stages: list[Stage]
@@ -44,6 +45,7 @@ class Results:
     selected: Stage
     evaluation: Evaluation
     validation: dict[str, float] | None = None
+    other_seconds: float = 0.0
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -80,7 +82,7 @@ class Results:
     @property
     def training_seconds(self) -> float:
         """Of all stages, whichever runs spent them."""
-        return sum(result.seconds for result in self.by_stage.values())
+        return sum(result.seconds for result in self.by_stage.values()) + self.other_seconds
 
     @property
     def remark(self) -> str:
@@ -173,11 +175,11 @@ def _counts(confusion: np.ndarray) -> list[tuple[int, int, int]]:
 
 def _speed(results: Results, training: dict[str, Split]) -> dict[str, float]:
     """Seconds of training, throughput, and the input-bound fraction if it was measured."""
-    seconds = results.training_seconds
+    seconds = results.training_seconds - results.other_seconds
     images = sum(len(training[name]) * len(result.history) for name, result in results.by_stage.items())
     waits = [epoch["waiting_seconds"] for epoch in results.history if "waiting_seconds" in epoch]
     return {
-        "training_seconds": seconds,
+        "training_seconds": results.training_seconds,
         "images_per_second": images / seconds,
         **({"waiting_share": sum(waits) / seconds} if waits else {}),
     }

@@ -21,7 +21,7 @@ from thaw.data.dataset import Dataset, load_dataset
 from thaw.data.splits import Split, fraction
 from thaw.errors import ThawError
 from thaw.modalities.images.modality import Images
-from thaw.models.network import Network
+from thaw.models.heads import Labels
 from thaw.models.reuse import Networks
 from thaw.runs import record as recording
 from thaw.runs.context import Context
@@ -39,7 +39,8 @@ from thaw.training.stages import Stage, plan_stages
 from thaw.workspace import ROOT, Workspace
 
 NAME = "soup"
-COPIED = ("config.yaml", "classes.txt", "manifest.csv", "packages.txt")  # of the run with the lowest loss
+SETTINGS = "config.yaml"
+COPIED = (SETTINGS, "classes.txt", "manifest.csv", "packages.txt")  # of the run with the lowest loss
 Weights = list[np.ndarray]
 
 
@@ -53,7 +54,6 @@ class Member:
         settings: its configuration.
         params, tags, metrics: as recorded, metrics with their last value.
         data: the dataset as recorded.
-        texts: of some of its files, by name.
     """
 
     place: Path
@@ -63,7 +63,6 @@ class Member:
     tags: dict[str, str]
     metrics: dict[str, float]
     data: dict
-    texts: dict[str, str]
 
     @staticmethod
     def read(place: Path, store: Store) -> "Member":
@@ -73,10 +72,9 @@ class Member:
         for line in lines:
             if line["kind"] in found:
                 found[line["kind"]] |= line["values"]
-        texts = {name: _recorded(place, name, store) for name in COPIED}
-        settings = from_record(yaml.safe_load(texts["config.yaml"]))
+        settings = from_record(yaml.safe_load(_recorded(place, SETTINGS, store)))
         (*_, data), name = (line for line in lines if line["kind"] == "dataset"), lines[0]["name"]
-        return Member(place, name, settings, found["params"], found["tags"], found["metrics"], data, texts)
+        return Member(place, name, settings, found["params"], found["tags"], found["metrics"], data)
 
     @property
     def loss(self) -> float:
@@ -93,7 +91,7 @@ class Member:
         is_random = self.params["weights"] == "random" or settings.reinit != 0
         if not settings.finish.soup or is_random or not is_last or min(settings.resolution.shares) < 1:
             return None
-        names = ("weights.sha256", "unfrozen.layers", "unfrozen.boundary", "threads")
+        names = ("weights.sha256", "image_size", "unfrozen.layers", "unfrozen.boundary", "threads")
         recorded = [self.params.get(f"with.{name}", "") for name in names]
         computed = [settings.training.precision, settings.training.strategy]
         return json.dumps(
@@ -126,7 +124,7 @@ def make_soups(places: Iterable[Path], sweep: Path, store: Store, kept: dict) ->
     if not several:
         report.announce(
             f"{NAME} · not tried: no two runs share pretrained weights, head, images and what trains, and kept their "
-            "last stage"
+            "last stage; where Thaw divides the images, another seed divides them otherwise"
         )
 
 
@@ -142,33 +140,31 @@ def _soup(members: list[Member], context: Context, store: Store) -> str | None:
         if len(used) < 2:
             return None
         best = used[0]  # the stages of others may be gone
-        before = cook.results(best)
+        before, seconds = cook.results(best), cook.seconds(used)
+        cook.network.unfreeze(before.stages[-1].depth)  # the recorded model says what trained
         cook.network.model.set_weights(weights)
         validation = cook.evaluated(dataset.validation)
-        test = cook.evaluated(dataset.test).with_thresholds_of(validation)
-        metrics = validation.with_thresholds_of(validation).metrics()
-        last, others = before.stages[-1].name, sum(each.metrics["training_seconds"] for each in used[1:])
-        by_stage = {**before.by_stage, last: _longer(before.by_stage[last], others)}
+        results = replace(
+            before,
+            evaluation=cook.evaluated(dataset.test).with_thresholds_of(validation),
+            validation=validation.with_thresholds_of(validation).metrics(),
+            other_seconds=seconds - before.training_seconds,
+        )
         names = ", ".join(each.name for each in used)
         about = f"The mean of the weights of {len(used)} runs, which validation chose (greedy soup): {names}."
-        finish = Finish(NAME, about, replace(before, by_stage=by_stage, evaluation=test, validation=metrics))
+        finish = Finish(NAME, about, results)
         place = workspace.run(
             NAME, [NAME, context.sweep and context.sweep.name, sorted(each.place.name for each in used)]
         )
-        opening = recording.opening(
-            replace(context, name=f"finish={NAME} of {len(used)} runs"),
-            store.name,
-            settings.experiment,
-            "run",
-            began,
-            ROOT,
-        )
+        own = replace(context, name=f"finish={NAME} of {len(used)} runs")
+        opening = recording.opening(own, store.name, settings.experiment, "run", began, ROOT)
         with context.sending(place, store), recording.beside(place, store, opening) as record:
             if record:
-                _describe(record, used)
+                _describe(record, used, store)
                 signatures = {each.name: best.tags[stage_tag(each.name)] for each in before.stages}
                 recording.repeat_stages(record, before.stages, signatures, before.by_stage)
-                record_finish(record, settings.tracking, cook.network, cook.training, finish, before, about, began)
+                training = cook.training(best)
+                record_finish(record, settings.tracking, cook.network, training, finish, before, about, began)
         return f"{finish.summary(before).strip()} · {names}"
     finally:
         runtime.release()
@@ -178,6 +174,8 @@ def greedy(
     members: Sequence[tuple[Member, Callable[[], Weights | None]]], loss: Callable[[Weights], float]
 ) -> tuple[list[Member], Weights]:
     """The members whose mean has the lowest loss as they are added one by one, and that mean.
+
+    Weights that all have keep every bit, as frozen ones must.
 
     Args:
         members: each with its weights, None if they are gone; in the order in which they are tried.
@@ -191,7 +189,7 @@ def greedy(
         if weights is None:
             continue
         tried = [
-            (each * len(used) + new) / (len(used) + 1) if np.issubdtype(new.dtype, np.floating) else new
+            each + (new - each) / (len(used) + 1) if np.issubdtype(new.dtype, np.floating) else new
             for each, new in zip(mean or weights, weights, strict=True)
         ]
         if (found := loss(tried)) < lowest:
@@ -210,12 +208,9 @@ class _Cook:
     """
 
     def __init__(self, members: list[Member], dataset: Dataset, networks: Networks, workspace: Workspace):
-        settings, modality = members[0].settings, Images.of(members[0].settings.dataset, members[0].settings.backbone)
-        seed, self.dataset, self.workspace = settings.seed, dataset, workspace
-        self.training = {
-            name: fraction(dataset.train, settings.training.section(name).fraction or settings.fraction, seed)
-            for name in settings.training.stages
-        }
+        settings = members[0].settings
+        modality, seed = Images.of(settings.dataset, settings.backbone), settings.seed
+        self.dataset, self.workspace = dataset, workspace
         backbone = networks.backbone(settings.backbone, settings.weights, modality, seed, False)
         self.backbone = networks.initialize(backbone, [], None, "", 0, seed)
         if self.backbone.digest != members[0].params["with.weights.sha256"]:
@@ -224,9 +219,8 @@ class _Cook:
             )
         self.stages = {each.place: self._stages(each) for each in members}
         depth = self.stages[members[0].place][-1].reached
-        self.network: Network = networks.network(
-            self.backbone, settings.head, len(dataset.class_names), modality, depth, seed, dataset.is_multi_label
-        )
+        labels = Labels(len(dataset.class_names), dataset.is_multi_label)
+        self.network = networks.network(self.backbone, settings.head, labels, modality, depth, seed)
         self.initial, self.cut = self.network.model.get_weights(), self.network.cut(depth)
         self.cache = FeatureCache(workspace.activations, settings.activations, self.network, [depth])
         self.size = settings.training.batch_size
@@ -251,7 +245,24 @@ class _Cook:
             result = self._restored(member, stage)
             assert result is not None  # as `weights` found
             by_stage[stage.name] = result
-        return Results(stages, by_stage, stages[-1], self.evaluated(self.dataset.test))
+        test, validation = map(self.evaluated, (self.dataset.test, self.dataset.validation))
+        return Results(stages, by_stage, stages[-1], test.with_thresholds_of(validation))
+
+    def seconds(self, members: list[Member]) -> float:
+        """The training time of all their stages, those that they share once."""
+        found: dict[str, float] = {}
+        for member in members:
+            for stage in self.stages[member.place]:
+                result = self._restored(member, stage)
+                assert result is not None  # as `weights` found
+                found[member.tags[stage_tag(stage.name)]] = result.seconds
+        return sum(found.values())
+
+    def training(self, member: Member) -> dict[str, Split]:
+        """The images that each stage of a run trained on, by its name."""
+        training, rest, seed = member.settings.training, member.settings.fraction, member.settings.seed
+        shares = {name: training.section(name).fraction or rest for name in training.stages}
+        return {name: fraction(self.dataset.train, share, seed) for name, share in shares.items()}
 
     def evaluated(self, split: Split) -> Evaluation:
         """The answers of the network as it is."""
@@ -260,7 +271,7 @@ class _Cook:
             return evaluate(self.cut.tail, batches, split, self.dataset.class_names)
 
     def _stages(self, member: Member) -> list[Stage]:
-        settings, examples = member.settings, {name: len(split) for name, split in self.training.items()}
+        settings, examples = member.settings, {name: len(split) for name, split in self.training(member).items()}
         return plan_stages(
             settings.training, settings.unfreeze, settings.loss, settings.regularisation, settings.optimizer,
             settings.schedule, self.backbone, examples,
@@ -276,19 +287,15 @@ class _Cook:
         return checkpoints.finished(self.network.cut(stage.reached).tail, folder)
 
 
-def _longer(result: StageResult, seconds: float) -> StageResult:
-    return replace(result, seconds=result.seconds + seconds)
-
-
-def _describe(record: journal.Record, used: list[Member]) -> None:
+def _describe(record: journal.Record, used: list[Member], store: Store) -> None:
     """Record what a soup is: its runs' parameters, with + between different values, their dataset and files."""
     keys = dict.fromkeys(key for member in used for key in member.params)
     values = {key: list(dict.fromkeys(member.params.get(key, "") for member in used)) for key in keys}
     record.params({**{key: "+".join(each) for key, each in values.items()}, "finish": NAME})
     data = used[0].data
     record.dataset(data["name"], data["digest"], data["source"], data["profile"], data["tags"])
-    for name, text in used[0].texts.items():
-        (record.files / name).write_text(text, encoding="utf-8", newline="")
+    for name in COPIED:
+        (record.files / name).write_text(_recorded(used[0].place, name, store), encoding="utf-8", newline="")
 
 
 def _recorded(place: Path, name: str, store: Store) -> str:

@@ -69,6 +69,7 @@ def train(config: Config, context: Context) -> Outcome:
     from thaw.array_store import ArrayStore
     from thaw.modalities.images.modality import Images
     from thaw.models import units
+    from thaw.models.heads import Labels
     from thaw.models.reuse import Networks
     from thaw.runs import record as recording
     from thaw.runs.finishing import NOT_ACCEPTED, finishes, record_finish
@@ -120,9 +121,8 @@ def train(config: Config, context: Context) -> Outcome:
                 backbone, sample_examples(first, modality), stored if config.activations.keep else None, key,
                 units.fresh(config.reinit, stages[-1].reached, backbone.blocks, backbone.name), config.seed,
             )  # fmt: skip
-            network = networks.network(
-                backbone, config.head, classes, modality, stages[-1].reached, config.seed, dataset.is_multi_label
-            )
+            labels = Labels(classes, dataset.is_multi_label)
+            network = networks.network(backbone, config.head, labels, modality, stages[-1].reached, config.seed)
 
             def describe(record: journal.Record, finish: str = "none") -> str:
                 about = recording.describe_run(record, config, context, network, stages, finish)

@@ -139,6 +139,6 @@ def _classified(
     photograph = classifier.modality.show(picture.source, DRAWN) if is_drawn else None
     if photograph is not None and heat is not None:
         heat = resized(heat, photograph.shape[:2])
-    probabilities = dict(zip(names, map(float, row), strict=True))
     several = classifier.thresholds is not None
-    return Classified(picture.name, photograph, best, predicted, truth, probabilities, heat, several)
+    of_truth = float(row[names.index(truth[0])]) if truth and not several else 0.0
+    return Classified(picture.name, photograph, best, predicted, truth, of_truth, heat, several)

@@ -144,10 +144,10 @@ def confused(store: Store, run: Run, count: int = 5) -> list[str]:
     """The most frequent mistakes of the run, in words."""
     wrong = Counter[str]()
     for answer in reader.predictions(store.client, run.info.run_id):
-        true, predicted = set(answer.true_classes), set(answer.predicted_classes)
+        true, predicted = answer.true_classes, answer.predicted_classes
         if answer.several:
-            wrong.update(f"{name} missed" for name in true - predicted)
-            wrong.update(f"{name} predicted where it is not" for name in predicted - true)
+            wrong.update(f"{name} missed" for name in true if name not in predicted)
+            wrong.update(f"{name} predicted where it is not" for name in predicted if name not in true)
         elif true != predicted:
             wrong[f"{answer.truth} taken for {answer.predicted}"] += 1
     return [f"{words}: {number} time{'s' * (number > 1)}" for words, number in wrong.most_common(count)]

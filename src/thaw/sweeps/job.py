@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from thaw import runtime
 from thaw.config.overrides import command_line, parse
-from thaw.config.schema import Unfreeze
+from thaw.config.values import Unfreeze
 from thaw.errors import redact
 from thaw.runs.context import Context
 from thaw.sweeps.parent import Sweep

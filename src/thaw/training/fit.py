@@ -147,8 +147,8 @@ def compile_stage(model: keras.Model, stage: Stage, network: Network) -> None:
             network.by_path([penalty.backbone] * len(network.backbone.blocks), penalty.head),
             network.moving_statistics(stage.depth),
         ),
-        loss=build_loss(stage.loss, stage.class_weights, network.is_multi_label),
-        weighted_metrics=build_metrics(network.is_multi_label),
+        loss=build_loss(stage.loss, stage.class_weights, network.labels.multi_label),
+        weighted_metrics=build_metrics(network.labels.multi_label),
     )
     model.optimizer.build(model.trainable_variables)
     values = (variable.numpy() for variable in model.optimizer.variables)

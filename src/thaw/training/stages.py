@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from thaw.config import schema
+from thaw.config.values import Unfreeze
 from thaw.errors import ThawError
 from thaw.models.backbone import Backbone
 from thaw.models.units import Depth, resolve
@@ -53,7 +54,7 @@ class Stage:
 
 def plan_stages(
     training: schema.Training,
-    unfreeze: schema.Unfreeze,
+    unfreeze: Unfreeze,
     loss: schema.Loss,
     regularisation: schema.Regularisation,
     optimizer: schema.Optimizer,

@@ -21,6 +21,7 @@ from thaw.normalization import normalized, stripped
 
 SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)  # a first line that Excel writes
 SEPARATORS = (",", ";", "\t", "|")
+LEFT_OUT = "left out"  # the column of a run's manifest that says why an image was not used
 Row = tuple[int, dict[str, str | None]]  # its number and its text by column; None for other types
 Labeled = tuple[str, str, tuple[str, ...], str]  # where it is listed, name, classes and split of an image
 
@@ -63,31 +64,7 @@ def list_table(
     base = Path(above or base)
     there = partial(_there, {}, base)
     found = Listing(name, rejected=rejected)
-    same: dict[str, list[Labeled]] = defaultdict(list)
-    for number, row in rows:
-        image, label = row[columns.image], row[columns.label]
-        split = (row[columns.split] or "").strip().lower() if divided else ""
-        where = f"row {number} ({normalized(image)})" if image else f"row {number}"
-        if image is None or label is None:
-            found.rejected[where] = "has a cell that is neither text nor a number"
-        elif not image:
-            found.rejected[where] = "has no image"
-        elif divided and split not in SPLITS:
-            found.rejected[where] = "has a split other than train, val and test"
-        elif problem := _problem(names := _class_names(label, columns.separator, multi_label), multi_label):
-            found.rejected[where] = problem
-        else:
-            below = Path(os.path.relpath(image, above) if above else os.path.normpath(image)).as_posix()
-            classes = tuple(sorted(set(map(stripped, names))))
-            same[normalized(below)].append((where, below, classes, SPLITS.get(split, "")))
-    if multi_label:
-        same = defaultdict(list, {key: _merged(listed) for key, listed in same.items()})
-        if same and all(len(listed[0][2]) < 2 for listed in same.values()):
-            raise ThawError(
-                f"No image in {path} has several classes, separated by {columns.separator!r} in {columns.label}; set "
-                "dataset.columns.separator, or dataset.multi_label=false"
-            )
-    for listed in same.values():
+    for listed in _by_image(rows, columns, divided, above, multi_label, found.rejected).values():
         where, below, classes, split = listed[0]
         if len({each[2:] for each in listed}) > 1:
             found.rejected |= {each[0]: "is listed several times with different labels or splits" for each in listed}
@@ -98,21 +75,67 @@ def list_table(
             found.rejected[where] = problem
         else:
             found.add(below, classes, split, file)
+    if multi_label and found.classes and all(len(classes) < 2 for classes in found.classes):
+        raise ThawError(
+            f"No image in {path} has several classes, separated by {columns.separator!r} in {columns.label}; set "
+            "dataset.columns.separator, or dataset.multi_label=false"
+        )
     if divided:
         found.predefined_splits = set(found.splits)
     return found
 
 
-def _class_names(label: str, separator: str, multi_label: bool) -> list[str]:
-    """The names of classes in a cell, as written."""
-    return [each for each in label.split(separator) if each.strip()] if multi_label else [label]
+def _by_image(
+    rows: list[Row],
+    columns: schema.Columns,
+    divided: bool,
+    above: str | None,
+    multi_label: bool,
+    rejected: dict[str, str],
+) -> dict[str, list[Labeled]]:
+    """The rows that can be used by the normalized name of their image; those that cannot are added to `rejected`.
+
+    In a multi-label table an image has one entry, with the classes of all its rows, if all of these can be used.
+    """
+    found: dict[str, list[Labeled]] = defaultdict(list)
+    partial_labels: dict[str, str] = {}  # images with a row that cannot be used, and where that is
+    for number, row in rows:
+        image, label = row[columns.image], row[columns.label]
+        where = f"row {number} ({normalized(image)})" if image else f"row {number}"
+        below = Path(os.path.relpath(image, above) if above else os.path.normpath(image)).as_posix() if image else ""
+        names = _class_names(label or "", columns.separator, multi_label)
+        split = (row[columns.split] or "").strip().lower() if divided else ""
+        if problem := row.get(LEFT_OUT) or _problem(image, label, names, split, divided, multi_label):
+            rejected[where] = problem
+            partial_labels[normalized(below)] = where
+        else:
+            classes = tuple(sorted(set(map(stripped, names))))
+            found[normalized(below)].append((where, below, classes, SPLITS.get(split, "")))
+    if not multi_label:
+        return found
+    for key in found.keys() & partial_labels.keys():
+        rejected |= {each[0]: f"cannot be used without {partial_labels[key]}" for each in found.pop(key)}
+    return {key: _merged(listed) for key, listed in found.items()}
 
 
-def _problem(names: list[str], multi_label: bool) -> str:
-    """Why an image cannot have classes of these names; empty if it can."""
+def _problem(
+    image: str | None, label: str | None, names: list[str], split: str, divided: bool, multi_label: bool
+) -> str:
+    """Why a row cannot be used; empty if it can."""
+    if image is None or label is None:
+        return "has a cell that is neither text nor a number"
+    if not image:
+        return "has no image"
+    if divided and split not in SPLITS:
+        return "has a split other than train, val and test"
     if multi_label and any("|" in name for name in names):
         return "has a class name with |, which separates classes in what Thaw writes; rename it"
     return next(filter(None, map(class_problem, names)), "")
+
+
+def _class_names(label: str, separator: str, multi_label: bool) -> list[str]:
+    """The names of classes in a cell, as written."""
+    return [each for each in label.split(separator) if each.strip()] if multi_label else [label]
 
 
 def _merged(listed: list[Labeled]) -> list[Labeled]:

@@ -19,7 +19,7 @@ import cloudpickle
 from pydantic import Field
 
 from thaw import runtime
-from thaw.config.schema import Section
+from thaw.config.values import Section
 
 PATIENCE = 20.0  # seconds for a run that is stopped to record that
 

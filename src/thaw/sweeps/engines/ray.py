@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from thaw.config.schema import Section
+from thaw.config.values import Section
 from thaw.errors import ThawError, one_line
 
 PATIENCE = 20.0  # seconds for a run that is stopped to record that

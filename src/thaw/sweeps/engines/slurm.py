@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from thaw.config.schema import LARGEST_COUNT, Count, Name, Section
+from thaw.config.values import LARGEST_COUNT, Count, Name, Section
 from thaw.errors import ThawError
 
 POLL = 2.0  # seconds between two looks at the jobs' files
